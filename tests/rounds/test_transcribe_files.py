@@ -148,6 +148,7 @@ def test_objects_of_a_store_are_transcribed_as_files_are(object_store, levels, t
         (f"{URL}/none/", 3, f"{URL}/none/ cannot be read: the store has no such object, folder or bucket"),
         (f"{URL}/texts/", 2, f"'{URL}/texts/' holds no audio file"),
         (f"{URL}/none*.wav", 2, f"'{URL}/none*.wav' holds no audio file"),
+        (f"{URL}/odd/", 3, f"{URL}/odd/../../out.wav is no path, as it has //, . or .. in it"),
         ("s3://nobody/a/", 3, "s3://nobody/a/ cannot be read: the store has no such object, folder or bucket"),
         ("gs://speech/a.wav", 3, "the driver for gs:// is not installed; pip install gcsfs"),
         ("https://host/a.wav", 2, "or a URL that begins with s3:// or gs://"),
@@ -158,6 +159,7 @@ def test_what_a_store_cannot_give_is_one_sentence(object_store, levels, monkeypa
     monkeypatch.setattr(store, "TRIES", 1)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     object_store.put("texts/a.txt", b"text")
+    object_store.put("odd/../../out.wav", b"sound")
     found, out, err = levels(name)
     assert (found, out) == (code, "") and sentence in " ".join(err.split()) and "Traceback" not in err
 
