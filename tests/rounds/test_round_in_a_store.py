@@ -164,7 +164,7 @@ def test_a_round_goes_on_from_the_store_on_an_empty_disk(busy_store, corpus, und
     assert BUCKET not in {path.name for path in last.run.rglob("*")}
 
 
-@pytest.mark.slow("store", seconds=90)
+@pytest.mark.slow("store", seconds=60)
 def test_tasks_on_machines_without_a_disk_in_common_make_the_same_round(
     busy_store, corpus, undisturbed, tmp_path, run_cli
 ):
