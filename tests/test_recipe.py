@@ -157,6 +157,8 @@ def test_cross_checks():
     assert "saspeech named twice" in refused("hebrew-round2", "evaluate.sets.0.name=saspeech")
     assert "'a/b' cannot name a folder" in refused("hebrew-round2", "evaluate.sets.0.name=a/b")
     assert "did you mean 'crowd-recital'?" in refused("hebrew-round2", "models.baseline_trained_on=[crowd-recitl]")
+    own = refused("hebrew-round2", "data.train=[{name: mine, manifest: mine.csv}]")
+    assert own.endswith("; name those that the baseline was trained on, or delete the key")
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,8 @@ class Recipe(Config):
         known = [source.name for source in self.data.train]
         for name in self.models.baseline_trained_on if self.models else ():
             if name not in known:
-                raise RecipeError(
-                    f"models.baseline_trained_on: '{name}' is not a source of data.train{did_you_mean(name, known)}"
-                )
+                remedy = did_you_mean(name, known) or "; name those that the baseline was trained on, or delete the key"
+                raise RecipeError(f"models.baseline_trained_on: '{name}' is not a source of data.train{remedy}")
         known = [source.name for source in self.evaluate.sets]
         for name in self.compare.accept_overlap:
             if name not in known:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from shibolet.listen.hypotheses import RecordedHypotheses
 from shibolet.listen.open import listener_identity, open_aligner, open_recogniser
 from shibolet.listen.seq2seq import Seq2SeqRecogniser
 from shibolet.model.outline import FAMILIES
+from shibolet.speech import text as languages
 
 LATIN = "abcdefghijklmnopqrstuvwxyz'"
 
@@ -94,6 +96,15 @@ def test_adapters_for_other_languages_only_are_refused(tmp_path: Path) -> None:
     path = save_wav2vec2(tmp_path / "mms", {"fra": alphabet(LATIN, "|")})
     with pytest.raises(ModelError, match="adapters for 1 languages, and none for Hebrew"):
         open_aligner(str(path), "Hebrew")
+
+
+def test_a_language_of_ones_own_finds_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MMS names adapters by codes of three letters: a table of our own languages would refuse every other one."""
+    amharic = replace(languages.LANGUAGES[1], name="Amharic", code="am", other_codes=("amh",), letters="ሀ-ፚ")
+    monkeypatch.setattr(languages, "LANGUAGES", (*languages.LANGUAGES, amharic))
+    path = save_wav2vec2(tmp_path / "mms", {"amh": alphabet("ሰላም", "|")})
+    with pytest.raises(ModelError, match=r"has no adapter\.amh\.safetensors"):
+        open_aligner(str(path), "Amharic")
 
 
 def test_a_ctc_aligner_answers_for_every_word(tmp_path: Path, clips: list[np.ndarray]) -> None:

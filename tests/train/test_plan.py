@@ -73,6 +73,17 @@ def test_packs_and_a_warm_up_that_never_ends(examples, loaded):
     assert plan.notes == ("phase B: its warm-up of 12 steps is longer than its 3 steps; rates reach 25% of the peak",)
 
 
+def test_a_warm_up_that_takes_most_of_a_phase_is_noted(examples, loaded):
+    """Settings of a large data set, copied for a small one, would train below their rates without a word."""
+
+    def notes(warmup_steps: int) -> tuple[str, ...]:
+        phase = PhaseConfig(name="B", num_epochs=1, lr_by_part={"projector": 1e-4}, warmup_steps=warmup_steps)
+        return make_plan(tiny_config(phases=(phase,), lora=None), loaded.model, examples, world_size=2).notes
+
+    assert not notes(1)
+    assert notes(2) == ("phase B: its warm-up of 2 steps takes 67% of its 3 steps; a tenth is usual (warmup_steps)",)
+
+
 def test_steps_are_timed_with_what_they_replay(examples, loaded):
     """It stands last in the list, so the first steps in its order would have none of it; a step's own part is less."""
     phase = PhaseConfig(name="B", num_epochs=1, lr_by_part={"projector": 1e-4})

@@ -63,9 +63,11 @@ def after_gate(gate: "GateVerdict", where: Sequence[str], recipe: "Recipe") -> N
         advise("drop what is wrong, judge again and train", "run", *where, *repair)
 
 
-def after_compare(run_dir: Path, *, is_kept: bool) -> None:
+def after_compare(run_dir: Path, *, is_kept: bool, is_round: bool = True) -> None:
     """A kept round is published, and the next one begins from it; of another the page says why."""
-    if is_kept:
+    if not is_round:
+        advise("see it as a page", "report", str(run_dir))
+    elif is_kept:
         advise("open the page; then publish the model", "publish", str(run_dir), "--to", "ORG/NAME")
         advise("write the recipe of the next round", "next", str(run_dir), "-o", "NEXT.yaml", opening="Or")
     else:

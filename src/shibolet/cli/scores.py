@@ -170,8 +170,8 @@ def compare(
             do_parts(current)
         do_track(current)
     answer(json_, compared)
-    if not json_ and not others:
-        after_compare(current.folder.path, is_kept=compared.is_kept)
+    if not json_:
+        after_compare(current.folder.path, is_kept=compared.is_kept, is_round=not others)
     raise typer.Exit(0 if compared.is_kept else EXIT_REJECT)
 
 

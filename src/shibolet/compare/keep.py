@@ -153,9 +153,11 @@ def _next_steps(pair: PairComparison, target: Target, noisy_db: Mapping[str, flo
     steps, gained, interval = [], target.gained_points, target.interval_points
     where = f" on domain '{target.domain}'" if target.domain else ""
     if gained is not None and not target.reached:
+        said = f"The gain of {gained:z.2f} WER points{where} is under the target of"
+        said = said if gained > 0 else f"There is no gain of WER points{where}, and the target is"
         steps.append(
-            f"The gain of {gained:z.2f} WER points{where} is under the target of {target.points:.2f}: "
-            f"see which {'domains' if pair.domains else 'sets'} gained; more data may be needed."
+            f"{said} {target.points:.2f}: see which {'domains' if pair.domains else 'sets'} gained; more data may be "
+            "needed."
         )
     elif target.points and gained is not None and interval and interval[0] < target.points:
         steps.append(

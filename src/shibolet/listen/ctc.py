@@ -31,7 +31,6 @@ LAG_PAUSE_S = 0.4  # a pause that the letters on both sides are told apart by
 # neither in the vocabulary nor here (digits, other scripts) is left out: a word of such letters has no span of its own.
 _LATIN = "' b g d h v z h t y k k l m m n n s ' p p ts ts q r sh t".split()
 ROMAN = dict(zip("אבגדהוזחטיךכלםמןנסעףפץצקרשת", _LATIN, strict=True))
-ISO_639_3 = {"he": "heb", "en": "eng"}  # as MMS names its adapters
 
 
 def windows(num_samples: int) -> list[tuple[int, int, int, int]]:
@@ -293,8 +292,8 @@ def _adapter(path: Path, language: str) -> dict[str, str]:
     vocabulary = read_mapping(str(path), file) if file.is_file() else {}
     if not any(isinstance(value, dict) for value in vocabulary.values()):
         return {}
-    code = ISO_639_3.get(get_language(language).code)
-    if code not in vocabulary:
+    code = next((code for code in get_language(language).other_codes if code in vocabulary), None)  # of three letters
+    if code is None:
         raise ModelError(
             f"the CTC model in {path} has adapters for {len(vocabulary)} languages, and none for {language}"
         )

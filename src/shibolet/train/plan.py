@@ -62,10 +62,10 @@ def make_plan(
 ) -> Plan:
     """The plan; `model` has its adapters and may be a blueprint, and so may the `teacher` of `models.teacher`.
 
-    Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps, without it they are None,
-    and utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. With
-    `gpu_memory_gib` packs are planned as large as fit in every phase, or as small as they have to be where the recipe
-    gives `pack_tokens`. What is replayed comes last in `examples`; `num_utterances` are without it.
+    Before `prepare` has run there are no `examples`: `num_utterances` then gives the steps (without it None), and
+    utterances of 0.5 to 15 s are assumed. Of a GPU that is not known (None) no time is predicted. `gpu_memory_gib`:
+    packs are planned as large as fit in every phase, or as small as they must be if the recipe gives `pack_tokens`.
+    What is replayed comes last in `examples`; `num_utterances` are without it.
     """
     num_replayed = replay.utterances or 0 if replay else 0
     count = len(examples) - num_replayed if examples else num_utterances
@@ -337,6 +337,11 @@ def _notes(
             notes.append(
                 f"phase {phase.name}: its warm-up of {phase.warmup_steps} steps is longer than its "
                 f"{phase.steps} steps; rates reach {phase.highest_lr_factor:.0%} of the peak"
+            )
+        elif phase.steps and phase.warmup_steps > phase.steps / 2:
+            notes.append(
+                f"phase {phase.name}: its warm-up of {phase.warmup_steps} steps takes "
+                f"{phase.warmup_steps / phase.steps:.0%} of its {phase.steps} steps; a tenth is usual (warmup_steps)"
             )
     if config.fast == "off":
         notes.append("train.fast is off: memory and time are predicted for the faster layers, and will be more")
