@@ -186,7 +186,7 @@ FILES = {
     "a.flac": SECOND, "a.txt": b"one", "b.flac": SECOND, "z.flac": SECOND, "z.txt": b"last", "B/c.FLAC": SECOND,
     "B/c.txt": b"two", "B/alone.txt": b"no audio", "B/x/d.flac": SECOND, "B/x/d.txt": b"\xff\xff", "B-/e.flac": SECOND,
     "B-/e.txt": b"three", ".hidden/f.flac": SECOND, "B/.g.flac": SECOND, "metadata.csv": b"a,b", "B/h.flac": SECOND,
-    "B/h.txt": b"",
+    "B/h.txt": b"", "שיחה #1+[2].flac": SECOND, "שיחה #1+[2].txt": b"odd name",
 }  # fmt: skip
 
 
