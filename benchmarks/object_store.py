@@ -8,6 +8,8 @@ Prints JSON lines:
     read    seconds to read the rows of a manifest of one-second clips that lie there (two requests a clip), again when
             the copies are on the disk (one request), and to read the same files on this disk; CPU seconds of this
             process at first, which bound the rate however fast the store is
+    folder  the same clips as a folder with a .txt beside each, first time (four requests a clip, two for each object)
+    tables  the same clips as rows of four Parquet tables, first time
     mirror  seconds to send a run folder, to send it again with one small file changed, and to fetch it
 
 Times of transfer are those of moto and say nothing of a store; those of many small objects are mostly the waiting.
@@ -26,6 +28,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from object_store import URL, ObjectStore
@@ -64,13 +68,35 @@ def read(folder: Path, num_clips: int) -> dict:
     at_once(lambda path: store.write(f"{URL}/set/{path.name}", path.read_bytes()), [*folder.iterdir()], 16)
     there = DataSource(name="x", manifest=f"{URL}/set/m.jsonl")
     here = DataSource(name="x", manifest=folder / "m.jsonl")
-    cpu_s = time.process_time()
-    first_s = seconds(lambda: read_source(there, folder))
-    cpu_s = round(time.process_time() - cpu_s, 2)
+    first = read_first(there, folder)
     objects._KNOWN.clear()
     again_s = seconds(lambda: read_source(there, folder))
-    disk_s = seconds(lambda: read_source(here, folder))
-    return {"clips": num_clips, "first_s": first_s, "first_cpu_s": cpu_s, "again_s": again_s, "from_disk_s": disk_s}
+    return {"clips": num_clips, **first, "again_s": again_s, "from_disk_s": seconds(lambda: read_source(here, folder))}
+
+
+def read_first(source: DataSource, folder: Path) -> dict:
+    """Seconds, and CPU seconds of this process, to read a source that was not read before."""
+    cpu_s = time.process_time()
+    return {
+        "first_s": seconds(lambda: read_source(source, folder)), "first_cpu_s": round(time.process_time() - cpu_s, 2),
+    }  # fmt: skip
+
+
+def other_forms(clips: Path) -> dict:
+    """The clips of `read` as a folder and as tables; no object is one that was fetched before."""
+    paths = sorted(clips.glob("*.flac"))
+    for path in paths:
+        path.with_suffix(".txt").write_text("one")
+    files = [*paths, *(path.with_suffix(".txt") for path in paths)]
+    at_once(lambda path: store.write(f"{URL}/folder/{path.name}", path.read_bytes()), files, 16)
+    for number in range(4):
+        rows = [{"audio": {"bytes": path.read_bytes()}, "text": "one"} for path in paths[number::4]]
+        pq.write_table(pa.Table.from_pylist(rows), clips / "table.parquet")
+        store.write(f"{URL}/tables/{number}.parquet", (clips / "table.parquet").read_bytes())
+    return {
+        "folder": read_first(DataSource(name="x", manifest=f"{URL}/folder/"), clips),
+        "tables": read_first(DataSource(name="x", parquet=f"{URL}/tables/*.parquet"), clips),
+    }
 
 
 def mirror(folder: Path, megabytes: int) -> dict:
@@ -104,6 +130,7 @@ def main() -> None:
     with TemporaryDirectory() as data, TemporaryDirectory() as runs:
         os.environ |= {**answers.recv(), "XDG_CACHE_HOME": f"{runs}/cache"}
         print(json.dumps({"read": {"answer_s": given.answer_s, **read(Path(data), given.clips)}}), flush=True)
+        print(json.dumps(other_forms(Path(data))), flush=True)
         print(json.dumps({"mirror": {"answer_s": given.answer_s, **mirror(Path(runs), given.megabytes)}}))
     server.kill()
 

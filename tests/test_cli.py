@@ -210,6 +210,8 @@ def test_an_audit_is_shared_out_and_merged(shibolet, verdict, monkeypatch):
     assert shibolet("audit", "demo", "--shard", "2/8", "-o", "shared")[0] == 0
     assert shibolet("audit", "merge", "demo", "-o", "shared")[0] == 0
     assert shibolet("audit", "demo", "-o", "shared")[0] == 0
+    code, _, err = shibolet("audit", "demo", "--shard", "2/8", "--mirror", "runs/x")
+    assert code == 2 and "--mirror runs/x: write a folder of a store" in err and len(calls) == 3
     nobody = {"review": None}
     assert calls == [("shared", (1, 8)), {"merge": True} | nobody, {"merge": False} | nobody]
     for wrong in (

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from ears import Ears
 
+from shibolet.errors import DataError
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import load
@@ -110,3 +111,25 @@ def test_export_copies_goes_with_no_other_option(shibolet, tmp_path: Path, besid
     """An option that does nothing would be taken for done."""
     code, out, err = shibolet("audit", "only-audit.yaml", "--export-copies", "copies", *beside)
     assert (code, out) == (2, "") and "--" in err and not (tmp_path / "copies").exists()
+
+
+def test_calibrate_takes_manifests_in_a_store(object_store, shibolet, tmp_path: Path, corpus, monkeypatch) -> None:
+    """And each manifest that it cannot take is one sentence, before anything is heard."""
+    url = object_store.put("clean/set.jsonl", (tmp_path / "mine.jsonl").read_bytes())
+    seen = []
+
+    def see(utterances, others, *, name: str, **_) -> None:
+        seen.append((name, [(u.id, u.audio.path) for u in utterances], len(others)))
+        raise DataError("seen")
+
+    monkeypatch.setattr("shibolet.audit.calibrate.run_calibrate", see)
+    code, _, err = shibolet("calibrate", "only-audit.yaml", "--clean", url, "--foreign", url)
+    assert code == 3 and "seen" in err
+    assert seen == [("clean/set", [(u.id, u.audio.path) for u in corpus], len(corpus))]
+    for place, found, sentence in (
+        ("https://host/set.jsonl", 2, "'https://host/set.jsonl' cannot be read: name a path of this machine, or a URL"),
+        (f"{url}.gone", 3, f"{url}.gone cannot be read: the store has no such object, folder or bucket"),
+    ):
+        code, out, err = shibolet("calibrate", "only-audit.yaml", "--clean", place)
+        assert (code, out) == (found, "") and sentence in " ".join(err.split())
+    assert len(seen) == 1

@@ -102,12 +102,18 @@ def test_a_crash_at_any_request_leaves_the_folder_of_one_moment(object_store, fo
     assert found[0] == before and found[-1] == after and all(one in (before, after) for one in found)
 
 
+@pytest.mark.parametrize("run", ["", "turn2/"])
 @pytest.mark.parametrize("is_deleted", [True, False])
 def test_a_folder_that_changes_while_it_is_sent_is_looked_at_again(
-    object_store, folder, tmp_path, monkeypatch, is_deleted
+    object_store, folder, tmp_path, monkeypatch, is_deleted, run
 ):
-    """A marker of before with files of after, or half of a checkpoint that was deleted, never was."""
-    write(folder, {"train/checkpoints/1/COMPLETE": b"", "train/checkpoints/1/weights": b"w"})
+    """A marker of before with files of after, or half of a checkpoint that was deleted, never was.
+
+    Nor in one of the run folders that a loop has.
+    """
+    checkpoint = folder / run / "train/checkpoints/1"
+    write(checkpoint, {"COMPLETE": b"", "weights": b"w"})
+    write(folder, {f"{run}.stages/audit.json": b"begun"})
     sender, put, done = opened(folder), store.write, []
 
     def moving(url: str, content: bytes) -> None:
@@ -115,10 +121,10 @@ def test_a_folder_that_changes_while_it_is_sent_is_looked_at_again(
         if not done:
             done.append(url)
             if is_deleted:
-                (folder / "train/checkpoints/1/COMPLETE").unlink()
-                (folder / "train/checkpoints/1/weights").unlink()
+                (checkpoint / "COMPLETE").unlink()
+                (checkpoint / "weights").unlink()
             else:
-                write(folder, {".stages/audit.json": b"done", "audit/table": b"t"})
+                write(folder, {f"{run}.stages/audit.json": b"done", f"{run}audit/table": b"t"})
 
     monkeypatch.setattr(store, "write", moving)
     monkeypatch.setattr(mirror, "_LANES", 1)

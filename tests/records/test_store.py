@@ -77,13 +77,14 @@ def test_a_store_that_refuses_for_good_is_given_up_with_its_last_word(object_sto
 
 
 def test_what_cannot_be_had_is_one_sentence(object_store, monkeypatch):
-    with pytest.raises(store.NoObject, match=r"s3://speech/none.wav cannot be read: .* no such object or bucket"):
+    with pytest.raises(store.NoObject, match=r"speech/none.wav cannot be read: .* no such object, folder or bucket"):
         local_file("s3://speech/none.wav")
     with pytest.raises(store.NoObject, match=r"s3://nobody/x cannot be read"):
         local_file("s3://nobody/x")
     object_store.put("folder/x", b"")
-    with pytest.raises(StoreError, match=r"s3://speech/folder is a folder"):
+    with pytest.raises(store.IsFolder, match=r"s3://speech/folder is a folder"):
         local_file("s3://speech/folder")
+    assert objects.exists("s3://speech/folder/") and not objects.exists("s3://speech/other/")
     object_store.denies = ("HEAD", "GET")
     with pytest.raises(StoreError, match=r"s3://speech/folder/x cannot be read: Forbidden.* credentials"):
         local_file("s3://speech/folder/x")

@@ -3,13 +3,20 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from object_store import URL
 
 from shibolet.recipe import load_recipe
+from shibolet.records import store
 from shibolet.records.documents.beforehand import Finding
 from shibolet.records.files import write_jsonl
 from shibolet.rounds.check import check_recipe
+from shibolet.rounds.plan import _unlabelled_s
+from shibolet.speech.audio import encode_flac
 
 
 @pytest.fixture
@@ -138,3 +145,31 @@ def test_a_base_that_is_broken_here_leaves_the_machine_open(monkeypatch, tmp_pat
         assert [one.state for one in found if one.what.startswith(role) and one.what.endswith("/gone")] == ["missing"]
         notes = [one.found for one in found if one.what == "GPU, memory, disk"]
         assert notes == ([] if known else ["known when the base model is there"])
+
+
+def test_tables_and_folders_of_a_store_are_looked_up_and_counted(object_store, tmp_path: Path, monkeypatch) -> None:
+    """Protects from a check that passes what the round does not find, and from a plan that takes it for not there."""
+    monkeypatch.setattr(store, "TRIES", 1)
+    second = encode_flac(np.zeros(16000, np.float32))
+    for name in ("a", "b"):
+        object_store.put(f"set/{name}.flac", second)
+        object_store.put(f"set/{name}.txt", b"one")
+        pq.write_table(pa.Table.from_pylist([{"audio": {"bytes": second}, "text": "one"}]), tmp_path / "x.parquet")
+        object_store.put(f"tables/{name}.parquet", (tmp_path / "x.parquet").read_bytes())
+    tables, folder = f"parquet: '{URL}/tables/*.parquet'", f"manifest: {URL}/set/"
+    recipe = load_recipe("whisper-small-data", [f"data.train=[{{name: t, {tables}}}, {{name: f, {folder}}}]"])
+
+    def told() -> dict[str, str]:
+        findings = check_recipe(recipe, tmp_path / "run").findings
+        return {one.what: f"{one.state}: {one.found}" for one in findings if one.what.startswith("train:")}
+
+    size = len((tmp_path / "x.parquet").read_bytes())
+    assert told() == {
+        "train: t": f"ok: 2 files, {2 * size / 2**20:.1f} MiB",
+        "train: f": f"ok: 2 rows; {URL}/set/a.flac can be read, {len(second):,} bytes",
+    }
+    for place in (tables, folder):
+        unlabelled = [f"data.unlabelled=[{{name: u, {place}}}]", "models.baseline_trained_on=[]"]
+        assert _unlabelled_s(load_recipe("hebrew-round2", unlabelled)) == 2.0
+    object_store.denies = ("GET",)
+    assert {found[:8] for found in told().values()} == {"missing:"}

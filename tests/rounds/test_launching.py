@@ -44,6 +44,41 @@ def test_scripts_are_bash_and_explain_every_line(written):
     assert "#SBATCH --nodes=2\n" in train and "#SBATCH --gpus-per-node=a100:4\n" in train and "--gpus 4 " in train
 
 
+PLACE = "s3://speech/runs/mine"
+
+
+def test_every_job_goes_on_from_the_store(written):
+    """Protects from one command without the mirror: of a machine that is taken away only that stays."""
+    out = written("hebrew-round2", "--slurm", "--nodes", "2", "--gpus", "4", "--mirror", PLACE)
+    for name in SBATCH:
+        script = (out / name).read_text()
+        assert subprocess.run(["bash", "-n", out / name]).returncode == 0
+        assert all(len(line) <= 120 for line in script.splitlines()) and f"\nMIRROR={PLACE}\n" in script
+        commands = [line for line in script.splitlines() if line.startswith("srun ")]
+        assert commands and all(' --mirror "$MIRROR"' in line for line in commands)
+    assert "export MAIN SHIBOLET RECIPE RUN MIRROR\n" in (out / "train.sbatch").read_text()
+    out = written("hebrew-round2", "--slurm", "--nodes", "2")
+    assert not any("mirror" in (out / name).read_text().lower() for name in SBATCH)
+
+
+def test_tasks_of_skypilot_share_a_store_and_no_disk(written, run_cli, tmp_path: Path):
+    out = written("hebrew-round2", "--skypilot", "--gpu", "A100", "--nodes", "2", "--mirror", PLACE)
+    assert [path.name for path in out.iterdir()] == ["round.yaml"]
+    _, *tasks = yaml.safe_load_all((out / "round.yaml").read_text())
+    for task in tasks:
+        assert "volumes" not in task and "'shibolet[cloud]==" in task["setup"]
+        assert subprocess.run(["bash", "-n", "-c", task["run"]], capture_output=True).returncode == 0
+        commands = [line for line in task["run"].splitlines() if line.lstrip().startswith("shibolet ")]
+        assert commands and all(f" -o runs/hebrew-round2 --mirror {PLACE}" in line for line in commands)
+        assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75, 76, 143, 60]
+    assert all(len(line) <= 120 for line in (out / "round.yaml").read_text().splitlines())
+    code, said, _ = run_cli(
+        "launch", "hebrew-round2", "--skypilot", "--gpu", "A100", "--to", str(tmp_path / "x"), "--mirror", "gs://b/r"
+    )
+    assert code == 0 and "volumes" not in said and "==" in (found := (tmp_path / "x" / "round.yaml").read_text())
+    assert " gcsfs\n" in found
+
+
 def test_codes_of_the_gate_are_those_of_the_recipe(written):
     """Protects from a training that begins where the recipe wanted a person to look first."""
     out = written("hebrew-round2", "--slurm")
@@ -60,14 +95,18 @@ def stub(path: Path, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(75, 0, True), (76, 1, True), (143, 3, True), (75, 50, False), (3, 0, False)]
-)
+    ("code", "restarts", "requeued", "mirror"),
+    [
+        (75, 0, True, ()), (76, 1, True, ()), (143, 3, True, ()), (75, 50, False, ()), (3, 0, False, ()),
+        (60, 0, False, ()), (60, 0, True, ("--mirror", PLACE)), (75, 0, True, ("--mirror", PLACE)),
+    ],
+)  # fmt: skip
 def test_a_stopped_job_is_queued_again_and_a_failed_one_is_not(
-    written, tmp_path: Path, code: int, restarts: int, requeued: bool
+    written, tmp_path: Path, code: int, restarts: int, requeued: bool, mirror: tuple[str, ...]
 ):
     """Names with blanks and quotes come through as they are: protects from a shell that takes them apart."""
     run_dir, change = tmp_path / "my 'own' run", "title=it's $HOME"
-    out = written("hebrew-round2", "--slurm", "--nodes", "2", "-o", str(run_dir), "--set", change)
+    out = written("hebrew-round2", "--slurm", "--nodes", "2", "-o", str(run_dir), "--set", change, *mirror)
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
     stub(bin_dir / "shibolet", code)
@@ -90,6 +129,7 @@ def test_a_stopped_job_is_queued_again_and_a_failed_one_is_not(
         given = (bin_dir / "shibolet.args").read_text().splitlines()
         assert given[:2] == [name.partition(".")[0].replace("hear", "audit"), "hebrew-round2"]
         assert given[given.index("--set") + 1] == change and given[given.index("-o") + 1] == str(run_dir)
+        assert given[given.index("-o") + 2 :][: len(mirror)] == list(mirror)
         asked, number = bin_dir / "scontrol.args", "7_2" if name == "hear.sbatch" else "7"
         assert (asked.exists() and asked.read_text().endswith(f"requeue\n{number}\n")) is requeued
 
@@ -114,6 +154,7 @@ def test_what_cannot_be_written_is_a_sentence(run_cli, tmp_path: Path):
         (["--slurm", "--skypilot"], "say --slurm or --skypilot"),
         (["--skypilot"], "name the GPU, as in --gpu A100"),
         (["--slurm", "--to", str(tmp_path / "a b")], "name a folder without blanks"),
+        (["--slurm", "--mirror", "runs/mine"], "--mirror runs/mine: write a folder of a store"),
     ):
         code, _, errors = run_cli("launch", "hebrew-round2", *options)
         assert code == 2 and sentence in errors, errors

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from audit_documents import audited, gate_verdict
+from object_store import URL
 
 from shibolet.cli.tables import show
 from shibolet.errors import DataError, RecipeError
@@ -101,6 +102,36 @@ def test_a_second_turn_that_could_not_be_heard_is_refused_before_the_first(tmp_p
     gone = load_recipe("demo", ["label.flagged=true", "label.listener=heard.jsonl"])
     with pytest.raises(RecipeError, match="has no hypotheses for new pieces"):
         loop.do_loop(gone, tmp_path / "loop", turns=1, seeds=3, tell=print)
+
+
+def test_another_machine_goes_on_with_the_turns_in_the_store(object_store, tmp_path, monkeypatch):
+    """Protects from a second turn that is lost with its machine, and from a first one that is begun again."""
+
+    @contextmanager
+    def opened(recipe, path, command, tell, track):
+        path.mkdir(exist_ok=True)
+        yield SimpleNamespace(recipe=recipe, folder=RunFolder(path), require_sets=lambda: None)
+
+    def played(current, best, seeds, level, gpus):
+        path = current.folder.path
+        seen.append((path.name, (path / "gate.json").is_file()))
+        gate_verdict("PROCEED").write(current.folder.gate())
+        current.when_kept()
+        if path.name == "turn2" and len(seen) == 2:
+            raise DataError("taken away")
+        number = int(path.name[-1])
+        return turn(number, "gained" if number == 1 else "not_gained"), loop._Done(current.folder, "x", [], [])
+
+    monkeypatch.setattr(loop, "open_round", opened)
+    monkeypatch.setattr(loop, "_turn", played)
+    monkeypatch.setattr(loop, "_require_clips", lambda current: None)
+    recipe, seen = load_recipe("demo", ["models.base=builtin:round1"]), []
+    given = {"turns": 3, "seeds": 3, "tell": lambda sentence: None, "mirror": f"{URL}/runs/loop"}
+    with pytest.raises(DataError, match="taken away"):
+        loop.do_loop(recipe, tmp_path / "one", **given)
+    found = loop.do_loop(recipe, tmp_path / "other", **given)
+    assert seen == [("turn1", False), ("turn2", False), ("turn1", True), ("turn2", True)]
+    assert len(found.turns) == 2 and "loop.json" in object_store.get("runs/loop/index.json").decode()
 
 
 def test_answers_of_a_turn_are_there_in_the_next_once(tmp_path):

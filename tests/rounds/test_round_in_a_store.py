@@ -33,7 +33,10 @@ def recipe_of(data: str, heard: Path) -> dict:
         "name": "tiny", "language": "Hebrew", "num_threads": 1,
         "models": {"base": "builtin:round1", "baseline": "builtin:round1"},
         "data": {"train": [{"name": "synthetic", "manifest": f"{data}/train/manifest.jsonl"}]},
-        "audit": {"aligner": None, "recogniser": str(heard), "selftest": {"num_clips": 10}, "num_workers": 0},
+        "audit": {
+            "aligner": None, "recogniser": str(heard), "selftest": {"num_clips": 10}, "num_workers": 0,
+            "chunk_utterances": 4,
+        },
         "gate": {"stop_above_pct": 100, "accept": ["INVALID"]},
         "prepare": {"dev_frac": 0.2},
         "train": {
@@ -159,3 +162,43 @@ def test_a_round_goes_on_from_the_store_on_an_empty_disk(busy_store, corpus, und
     made = outputs(last.run)
     assert made.pop(PATH_OF_AUDIO) and made == undisturbed
     assert BUCKET not in {path.name for path in last.run.rglob("*")}
+
+
+@pytest.mark.slow("store", seconds=60)
+def test_tasks_on_machines_without_a_disk_in_common_make_the_same_round(
+    busy_store, corpus, undisturbed, tmp_path, run_cli
+):
+    """The commands that `launch --skypilot --mirror` writes, each on a machine that has nothing but the recipe."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(f"{URL}/corpus", corpus / "heard.jsonl")), encoding="utf-8")
+    options = ["--gpu", "A100", "--hear", "2", "--gpus", "1", "--to", str(tmp_path / "out"), "-o", "runs/tiny"]
+    code, _, said = run_cli("launch", str(recipe), "--skypilot", *options, "--mirror", f"{URL}/runs/tiny")
+    assert code == 0, said
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "shibolet"
+    program.write_text(f'#!/bin/bash\nexec {sys.executable} -c "{COMMAND}" "$@"\n')
+    program.chmod(0o755)
+    _, *tasks = yaml.safe_load_all((tmp_path / "out" / "round.yaml").read_text())
+    for task in tasks:
+        for rank in range(task["num_nodes"]):
+            machine = tmp_path / f"{task['name']}{rank}"
+            (machine / "recipe").mkdir(parents=True)
+            shutil.copy(recipe, machine / "recipe")
+            environment = {
+                **os.environ, **busy_store.environment, "HOME": str(machine), "XDG_CACHE_HOME": str(machine / "cache"),
+                "PATH": f"{program.parent}:{os.environ['PATH']}", "SKYPILOT_NODE_RANK": str(rank),
+                "SKYPILOT_NUM_NODES": str(task["num_nodes"]), "SKYPILOT_NUM_GPUS_PER_NODE": "1",
+                "SKYPILOT_NODE_IPS": "127.0.0.1",
+            }  # fmt: skip
+            done = subprocess.run(
+                ["bash", "-c", task["run"]], cwd=machine, env=environment, capture_output=True, text=True, timeout=300
+            )
+            wanted = EXIT_REJECT if task["name"] == "evaluate" else 0
+            assert done.returncode == wanted, done.stderr
+            if task["name"] == "evaluate":
+                assert all(f"{stage}: done before" in done.stderr for stage in DONE[:4]), done.stderr
+    made = outputs(machine / "runs" / "tiny")
+    assert made.pop(PATH_OF_AUDIO) and made == undisturbed
+    heard = {path.name for path in (tmp_path / "prepare0" / "runs" / "tiny" / "audit" / "heard").rglob("*.jsonl")}
+    shared = {name.rsplit("/", 1)[1] for name in busy_store.names() if name.startswith("runs/tiny/heard/")}
+    assert len(shared) >= 2 and heard == shared

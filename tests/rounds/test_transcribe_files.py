@@ -1,14 +1,18 @@
 """`shibolet transcribe`: a result or one sentence for any audio, in order, and the exit code that says so."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 from made_audio import mux
+from object_store import URL
 
+from shibolet.listen import recordings
 from shibolet.listen.engine import Engine, Written
+from shibolet.records import store
 from shibolet.rounds import transcribe as module
 
 RATE = 16000
@@ -111,6 +115,76 @@ def test_files_folders_and_patterns_keep_their_order(levels, tmp_path):
         ["a.wav", "level3"], ["b/2.wav", "level2"], ["b/sub/1.flac", "level1"], ["x4.wav", "level4"],
         ["x7.wav", "level7"],
     ]  # fmt: skip
+
+
+def test_objects_of_a_store_are_transcribed_as_files_are(object_store, levels, tmp_path):
+    """A file, a folder and a pattern there: transcripts are called after the objects, and each is fetched once."""
+    for name, level in (("b/2.wav", 2), ("b/sub/1.flac", 1), ("a.wav", 3), ("x4.wav", 4), ("x7.wav", 7), ("8.wav", 8)):
+        write(tmp_path / name, level)
+        object_store.put(f"calls/{name}", (tmp_path / name).read_bytes())
+    object_store.put("calls/b/notes.txt", b"not audio")
+    names = ("a.wav", "b", "x*.wav", "a.wav")
+    code, out, _ = levels(*(f"{URL}/calls/{name}" for name in names), "8.wav")
+    assert code == 0
+    assert [line.split("\t") for line in out.splitlines()] == [
+        [f"{URL}/calls/a.wav", "level3"], [f"{URL}/calls/b/2.wav", "level2"], [f"{URL}/calls/b/sub/1.flac", "level1"],
+        [f"{URL}/calls/x4.wav", "level4"], [f"{URL}/calls/x7.wav", "level7"], ["8.wav", "level8"],
+    ]  # fmt: skip
+    for root, out in (("", "here"), (f"{URL}/calls/", "there")):
+        assert levels(*(f"{root}{name}" for name in names), "--out", out)[0] == 0
+    here, there = (
+        {path.relative_to(tmp_path / out): path.read_text() for path in (tmp_path / out).rglob("*.txt")}
+        for out in ("here", "there")
+    )
+    assert here == there and set(map(str, there)) == {"a.txt", "2.txt", "sub/1.txt", "x4.txt", "x7.txt"}
+    copies = [path for path in (tmp_path / "cache" / "shibolet" / "objects").rglob("*") if path.is_file()]
+    assert sorted(path.suffix for path in copies) == [".flac", ".wav", ".wav", ".wav", ".wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "sentence"),
+    [
+        (f"{URL}/none.wav", 3, f"{URL}/none.wav cannot be read: the store has no such object, folder or bucket"),
+        (f"{URL}/none/", 3, f"{URL}/none/ cannot be read: the store has no such object, folder or bucket"),
+        (f"{URL}/texts/", 2, f"'{URL}/texts/' holds no audio file"),
+        (f"{URL}/none*.wav", 2, f"'{URL}/none*.wav' holds no audio file"),
+        (f"{URL}/odd/", 3, f"{URL}/odd/../../out.wav is no path, as it has //, . or .. in it"),
+        ("s3://nobody/a/", 3, "s3://nobody/a/ cannot be read: the store has no such object, folder or bucket"),
+        ("gs://speech/a.wav", 3, "the driver for gs:// is not installed; pip install gcsfs"),
+        ("https://host/a.wav", 2, "or a URL that begins with s3:// or gs://"),
+    ],
+)
+def test_what_a_store_cannot_give_is_one_sentence(object_store, levels, monkeypatch, name, code, sentence):
+    """And known before anything is transcribed."""
+    monkeypatch.setattr(store, "TRIES", 1)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    object_store.put("texts/a.txt", b"text")
+    object_store.put("odd/../../out.wav", b"sound")
+    found, out, err = levels(name)
+    assert (found, out) == (code, "") and sentence in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_a_store_that_fails_meanwhile_ends_the_command_and_blames_no_recording(
+    object_store, levels, tmp_path, monkeypatch
+):
+    """The transcripts that were written before are whole."""
+    monkeypatch.setattr(store, "TRIES", 1)
+    monkeypatch.setattr(recordings, "FETCHED_AHEAD", 1)
+    monkeypatch.setattr(recordings, "GROUP_S", 0.5)
+    for i in range(1, 7):
+        write(tmp_path / f"{i}.wav", i)
+        object_store.put(f"calls/{i}.wav", (tmp_path / f"{i}.wav").read_bytes())
+    fetch = recordings.fetch_ahead
+
+    def fetch_until_6(urls: list) -> None:
+        object_store.denies = ("GET", "HEAD") if urls[0].endswith("6.wav") else ()
+        fetch(urls)
+
+    monkeypatch.setattr(recordings, "fetch_ahead", fetch_until_6)
+    code, _, err = levels(f"{URL}/calls/", "--out", "texts")
+    assert code == 3 and f"{URL}/calls/6.wav cannot be read: Forbidden" in " ".join(err.split())
+    found = {path.name: path.read_text() for path in (tmp_path / "texts").iterdir()}
+    assert found.pop("1.txt") == "level1\n" and all(text == f"level{name[0]}\n" for name, text in found.items())
 
 
 @pytest.mark.parametrize("format", ["txt", "json", "jsonl", "srt", "vtt"])

@@ -22,7 +22,7 @@ def combine(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Write the hypotheses to this new .jsonl.")],
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="The recipe with the sets.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Vote on these utterances, not on sets; with --language.")
+        str | None, typer.Option(metavar="FILE", help="Vote on these utterances, not on sets; with --language.")
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language of the manifest.")] = None,
     transcripts: Annotated[
@@ -71,9 +71,9 @@ def combine(
         advise("score the vote", "evaluate", *same(recipe, run_dir, changes), "--hypotheses", f"vote={out}")
 
 
-def _require_apart(out: Path, transcripts: Path | None, manifest: Path | None, inputs: Sequence[Path]) -> None:
+def _require_apart(out: Path, transcripts: Path | None, manifest: str | None, inputs: Sequence[Path]) -> None:
     """RecipeError where a file that is written is one that is read, or both that are written are one."""
-    read = {one.resolve() for one in (*inputs, *([manifest] if manifest else []))}
+    read = {one.resolve() for one in (*inputs, *([Path(manifest)] if manifest else []))}
     for option, path in (("--out", out), ("--transcripts", transcripts)):
         if path and path.resolve() in read:
             raise RecipeError(f"combine: {option} {path} is a file that is read; name another")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shibolet.cli.options import WHOLE, Changes, RecipeName, RunDir, quiet, run_folder
+from shibolet.cli.options import WHOLE, Changes, MirrorUrl, RecipeName, RunDir, quiet, run_folder
 from shibolet.errors import RecipeError
 
 
@@ -22,6 +22,7 @@ def launch(
     ] = None,
     run_dir: RunDir = None,
     changes: Changes = None,
+    mirror: MirrorUrl = None,
 ):
     """Write the files by which Slurm or SkyPilot runs a round: hear on many, train on few, evaluate on one."""
     from shibolet.recipe import load_recipe
@@ -35,10 +36,12 @@ def launch(
     machines = Machines(hear=hear, nodes=nodes, gpus=gpus, gpu=gpu)
     written = write_launch_files(
         loaded, recipe, run_folder(run_dir, loaded.name), changes or [], machines,
-        "slurm" if slurm else "skypilot", out or Path("launch") / loaded.name,
+        "slurm" if slurm else "skypilot", out or Path("launch") / loaded.name, mirror,
     )  # fmt: skip
     for path in written:
         typer.echo(path)
-    typer.echo("Read them, change what your machines need, then " + (
-        f"{written[-1]}" if slurm else f"sky volumes apply {written[1]}; sky jobs launch {written[0]}"
-    ))  # fmt: skip
+    before = "" if slurm or mirror else f"sky volumes apply {written[1]}; "
+    typer.echo(
+        f"Read them, change what your machines need, then {before}"
+        + (f"{written[-1]}" if slurm else f"sky jobs launch {written[0]}")
+    )

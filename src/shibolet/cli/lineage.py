@@ -12,6 +12,7 @@ from shibolet.cli.options import (
     Changes,
     FinishedRun,
     Gpus,
+    MirrorUrl,
     RecipeName,
     answer,
     print_json,
@@ -45,6 +46,7 @@ def loop(
     changes: Changes = None,
     json_: AsJson = False,
     gpus: Gpus = 1,
+    mirror: MirrorUrl = None,
 ):
     """Repeat rounds as long as each gains; the model before hears the data again. The same command continues."""
     from shibolet.cli.tables import show_chain
@@ -57,7 +59,7 @@ def loop(
     loaded = load_recipe(recipe, changes or [])
     loaded.require("loop", *WHOLE)
     folder = out or Path("runs") / f"{loaded.name}-loop"
-    found = do_loop(loaded, folder, turns=turns, seeds=seeds, tell=tell, track=track, gpus=gpus)
+    found = do_loop(loaded, folder, turns=turns, seeds=seeds, tell=tell, track=track, gpus=gpus, mirror=mirror)
     answer(json_, found)
     if not json_:
         show_chain(chain_of(folder / found.turns[-1].folder))

@@ -182,7 +182,9 @@ def cut(
 
 
 def transcribe(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Audio files, folders, or patterns.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILES...", help="Audio files, folders or patterns, also as s3:// URLs.")
+    ],
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --server: its name there.")
     ] = None,

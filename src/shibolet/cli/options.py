@@ -139,7 +139,7 @@ def round_of(
             show(*filter(None, [planned]))
         raise typer.Exit
     if shard:
-        opened = open_shard(loaded, folder, tell, track)
+        opened = open_shard(loaded, folder, tell, track, mirror)
     else:
         opened = open_round(loaded, folder, sys.argv[1], tell, track, mirror)
     with opened as current:

@@ -46,7 +46,7 @@ def evaluate(
         str | None, typer.Option(metavar="MODEL", help="Folder, Hub id or builtin:NAME; with --manifest.")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL, TSV or a folder of audio and text; with --model.")
+        str | None, typer.Option(metavar="FILE", help="JSONL, TSV or a folder of audio and text; with --model.")
     ] = None,
     hypotheses: Annotated[
         list[str] | None,
@@ -84,7 +84,7 @@ def evaluate(
         spoken = language_told(language, model)
         quiet()
         scores = evaluate_manifest(model, manifest, spoken, run_dir, track, style or "", context, on)
-        print_json(scores) if json_ else show_scores({model: {manifest.name: scores}})
+        print_json(scores) if json_ else show_scores({model: {Path(manifest).name: scores}})
         return
     from shibolet.rounds.scoring import candidates_of, do_evaluate
 

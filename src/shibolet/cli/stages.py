@@ -100,9 +100,8 @@ def audit(
 
     if recipe[:-1] not in ([], ["merge"]) or (shard and recipe[:-1]):
         raise RecipeError(f"audit takes RECIPE, RECIPE --shard I/N or merge RECIPE, not '{' '.join(recipe)}'")
-    if shard and (extend or review or json_ or mirror):
-        what = "--extend, --review, --json and --mirror"
-        raise RecipeError(f"audit --shard only hears; {what} go with the audit or its merge")
+    if shard and (extend or review or json_):
+        raise RecipeError("audit --shard only hears; --extend, --review and --json go with the audit or its merge")
     if export_to:
         if recipe[:-1] or shard or extend or review or json_:
             raise RecipeError("audit --export-copies only writes copies: it takes a recipe and nothing else")
@@ -110,9 +109,12 @@ def audit(
             say(do_export(current, export_to))
         return
     if shard:
-        with round_of(recipe[-1], run_dir, changes, json_, dry, shard=True, needs=AUDITED, on=on) as current:
+        with round_of(
+            recipe[-1], run_dir, changes, json_, dry, shard=True, needs=AUDITED, on=on, mirror=mirror
+        ) as current:
             do_audit_shard(current, _shard(shard))
-        advise("when all parts are heard, judge the data", "audit", "merge", *same(recipe[-1], run_dir, changes))
+        where = [*same(recipe[-1], run_dir, changes), *(["--mirror", mirror] if mirror else [])]
+        advise("when all parts are heard, judge the data", "audit", "merge", *where)
         return
     with round_of(recipe[-1], run_dir, changes, json_, dry, needs=AUDITED, on=on, mirror=mirror) as current:
         if extend:
@@ -130,9 +132,9 @@ def audit(
 
 def calibrate(
     recipe: RecipeName,
-    clean: Annotated[list[Path], typer.Option("--clean", metavar="FILE", help="Manifest of clips with correct texts.")],
+    clean: Annotated[list[str], typer.Option("--clean", metavar="FILE", help="Manifest of clips with correct texts.")],
     foreign: Annotated[
-        list[Path] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of clips in another language.")
+        list[str] | None, typer.Option("--foreign", metavar="FILE", help="Manifest of clips in another language.")
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, metavar="M", help="Hear as many clips as fit into M minutes.")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from shibolet.listen.pieces import cut_stream
 from shibolet.listen.processes import WorkerLost
 from shibolet.listen.protocols import Aligner
 from shibolet.listen.word_times import repair_times
+from shibolet.records.objects import fetch_ahead
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ, probe, stream
 from shibolet.speech.text import get_language
 from shibolet.speech.text.language import Language
 
 GROUP_S = 7200.0  # of audio in recordings that one machine hears as a whole, and of which pieces share windows
+FETCHED_AHEAD = 32  # recordings of a store, which are fetched at once
 WINDOW_S = 1800.0  # of audio in pieces that wait for the engine, 115 MB, however many it takes at once
 
 
@@ -57,7 +60,7 @@ class Piece:
 class Heard:
     """What has become known of a recording: a piece of it, or with `piece` None, that it has ended, and how."""
 
-    path: Path
+    path: Path | str  # text: the URL of an object in a store
     piece: Piece | None = None
     error: AudioError | None = None  # why it was not heard, or not to its end
     warnings: tuple[str, ...] = ()  # what of it could not be decoded, and what was chosen in it
@@ -67,7 +70,7 @@ class Heard:
 class Clip:
     """A piece that waits for the engine."""
 
-    path: Path
+    path: Path | str
     start_samples: int
     samples: np.ndarray
 
@@ -85,7 +88,7 @@ class Clip:
 
 
 def hear_recordings(
-    paths: Iterable[Path],
+    paths: Iterable[Path | str],
     engine: Engine | Engines,
     language: Language | None,
     *,
@@ -111,10 +114,10 @@ def hear_recordings(
                 on_progress(one.piece.end_s - one.piece.start_s)
 
 
-def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
+def _groups(paths: Iterable[Path | str]) -> Iterator[list[Path | str]]:
     """Recordings of which pieces may be heard together, by what their headers say; what says nothing counts as none."""
     group, audio_s = [], 0.0
-    for path in paths:
+    for path in _fetched(paths):
         group.append(path)
         with suppress(AudioError):
             audio_s += probe(AudioRef(path=str(path))).duration_s
@@ -125,9 +128,17 @@ def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
         yield group
 
 
-def _heard_elsewhere(engines: Engines, work: "HearRecordings", groups: Iterable[list[Path]]) -> Iterator[Heard]:
+def _fetched(paths: Iterable[Path | str]) -> Iterator[Path | str]:
+    """The same, with copies of objects fetched some at a time: each alone would wait for the network."""
+    paths = iter(paths)
+    while some := list(islice(paths, FETCHED_AHEAD)):
+        fetch_ahead(some)
+        yield from some
+
+
+def _heard_elsewhere(engines: Engines, work: "HearRecordings", groups: Iterable[list[Path | str]]) -> Iterator[Heard]:
     """Whoever hears a group reads its files too: no samples pass from machine to machine."""
-    handed: deque[list[Path]] = deque()
+    handed: deque[list[Path | str]] = deque()
     chunks = (handed.append(group) or group for group in groups)
     with closing(engines.executor.map(work, chunks)) as results:
         for heard in results:
@@ -139,7 +150,7 @@ def _heard_elsewhere(engines: Engines, work: "HearRecordings", groups: Iterable[
 
 
 def _heard_here(
-    engines: Engines, work: "HearPieces", groups: Iterable[list[Path]], max_piece_s: float
+    engines: Engines, work: "HearPieces", groups: Iterable[list[Path | str]], max_piece_s: float
 ) -> Iterator[Heard]:
     """This process reads each file once and hands out samples."""
     windows: deque[list[Clip | Heard]] = deque()
@@ -169,7 +180,7 @@ def _in_order(window: Sequence[Clip | Heard], pieces: Sequence[Piece]) -> Iterat
         yield Heard(path=one.path, piece=next(found)) if isinstance(one, Clip) else one
 
 
-def _windows(paths: Iterable[Path], clips_at_once: int, max_piece_s: float) -> Iterator[list[Clip | Heard]]:
+def _windows(paths: Iterable[Path | str], clips_at_once: int, max_piece_s: float) -> Iterator[list[Clip | Heard]]:
     """Pieces that are heard together, and the ends of recordings where they come between them.
 
     Of pieces the samples: what a compressed recording has from some second on depends on what was decoded before.
@@ -225,11 +236,11 @@ class HearRecordings:
         return 1
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[Sequence[Path]], list[Heard]]]:
+    def open(self) -> Iterator[Callable[[Sequence[Path | str]], list[Heard]]]:
         with HearPieces(self.engine, self.aligner, self.language).open() as hear:
             yield partial(self._hear, hear)
 
-    def _hear(self, hear: Callable[[Sequence[Clip]], list[Piece]], paths: Sequence[Path]) -> list[Heard]:
+    def _hear(self, hear: Callable[[Sequence[Clip]], list[Piece]], paths: Sequence[Path | str]) -> list[Heard]:
         windows = _windows(paths, self.clips_at_once, self.max_piece_s)
         return [one for window in windows for one in _in_order(window, hear(_clips_of(window)))]
 

@@ -31,7 +31,7 @@ _INDEX, _PAGE = "index.json", "report.html"
 _OWN = (STATE, ".lock")  # of this machine alone, as are files that are being written
 _CACHES = ("encoder_cache", "teacher_cache")  # are filled again
 _FIRST = "train/checkpoints/"  # before the records of training, which may have more lines than a checkpoint knows of
-_MARKERS = ".stages/"
+_MARKERS = ".stages"  # the folder of them
 _LARGE_BYTES = 16 << 20  # smaller files are read at once: what is appended meanwhile is of the next version
 _LANES = 8  # objects on their way at once
 _PASSES = 5  # over a folder that changes meanwhile
@@ -86,6 +86,14 @@ class Mirror:
             )
         self._remember(self._versions, is_whole=True)
         return f"mirror: {self.url} goes on from this run folder"
+
+    def claim(self) -> None:
+        """Have a folder that is still empty be fetched from here when it is opened, whatever is put there until then.
+
+        What jobs of an array heard may come to lie there, and is in the store beside this mirror.
+        """
+        if self._state() is None and not any(self._paths()):
+            self._remember((), is_whole=False)
 
     def pull(self) -> str:
         """Fetch the round into an empty folder that does not go on with it; a sentence on what was done.
@@ -148,7 +156,7 @@ class Mirror:
     def _send_files(self) -> dict[str, MirroredFile]:
         """Have every file of the folder in the store, and which there are; _Moved where that changed meanwhile."""
         markers = self._markers()
-        paths = sorted(self._paths(), key=lambda path: (not path.startswith(_FIRST), path))
+        paths = sorted(self._paths(), key=lambda path: (_FIRST not in path, path))
         sent = at_once(self._send_file, paths, _LANES)
         if self._markers() != markers:
             raise _Moved
@@ -193,7 +201,7 @@ class Mirror:
         for path in self._paths():
             if path not in index.files:  # of another version that was fetched in part
                 (self._folder / path).unlink()
-        paths = sorted(index.files, key=lambda path: (path.startswith(_MARKERS), path))
+        paths = sorted(index.files, key=lambda path: (_is_marker(path), path))
         return sum(at_once(lambda path: self._fetch_file(path, index.files[path]), paths, _LANES))
 
     def _fetch_file(self, path: str, wanted: MirroredFile) -> int:
@@ -233,7 +241,7 @@ class Mirror:
         MirrorState(url=self.url, versions=versions, is_whole=is_whole).write(self._folder / STATE)
 
     def _markers(self) -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in (self._folder / _MARKERS).rglob("*.json")}
+        return {path: (self._folder / path).read_bytes() for path in self._paths() if _is_marker(path)}
 
     def _paths(self) -> Iterator[str]:
         """Files of the folder that belong to the round, by their path in it."""
@@ -244,6 +252,11 @@ class Mirror:
                 path = os.path.normpath(os.path.join(above, name))
                 if name not in _OWN and not name.endswith(".partial"):
                     yield path
+
+
+def _is_marker(path: str) -> bool:
+    """Of a stage, of this run folder or of one in it: a loop has several."""
+    return _MARKERS in path.split("/")
 
 
 def _stamp(stat: os.stat_result) -> Stamp:

@@ -27,7 +27,7 @@ def local_file(place: str | Path) -> Path:
     return _copy_of(place) if store.is_url(place) else Path(place)
 
 
-def fetch_ahead(places: Iterable[str]) -> None:
+def fetch_ahead(places: Iterable[str | Path]) -> None:
     """Have copies of the objects among these; many at once, since each waits for the network. StoreError.
 
     One that is not there is left to whoever asks for it.
@@ -45,7 +45,8 @@ def exists(place: str | Path) -> bool:
     if not store.is_url(place):
         return Path(place).exists()
     try:
-        store.info(place)
+        with suppress(store.IsFolder):
+            store.info(place)
     except store.NoObject:
         return False
     return True

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
 from shibolet.records.files import open_regular
-from shibolet.records.store import is_url
+from shibolet.records.store import has_scheme
 
 MAX_YAML_BYTES = 512 << 10  # in full, with every default, 0.7 KiB a data set
 MAX_VALUES = 50_000  # of a file, with its aliases written out
@@ -181,7 +181,7 @@ def _map_paths(value: Any, kind: Any, change) -> Any:
     if isinstance(value, list | tuple):
         return [_map_paths(item, _inner(kind, i), change) for i, item in enumerate(value)]
     is_path = isinstance(value, str) and (Path in _alternatives(kind) or re.match(r"\.{1,2}/|~/|/", value))
-    return change(value) if is_path and not is_url(value) else value
+    return change(value) if is_path and not has_scheme(value) else value
 
 
 def _override(raw: dict, override: str, schema: Schema) -> None:

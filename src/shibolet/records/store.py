@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from shibolet.errors import ShiboletError, StoreError
+from shibolet.errors import RecipeError, ShiboletError, StoreError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -29,7 +29,11 @@ _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated")
 
 
 class NoObject(StoreError):
-    """There is no such object, or no such bucket."""
+    """There is no such object, folder or bucket."""
+
+
+class IsFolder(StoreError):
+    """A folder of the store, where an object was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,29 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and _URL.match(place) is not None
 
 
+def has_scheme(place: object) -> bool:
+    """Whether this is a URL, also one that is none of a store."""
+    return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
+
+
+def require_place(place: object) -> None:
+    """RecipeError for a URL with another scheme than those of stores; whoever takes it for a path finds nothing."""
+    if has_scheme(place) and not is_url(place):
+        schemes = " or ".join(f"{scheme}://" for scheme in DRIVERS)
+        raise RecipeError(f"'{place}' cannot be read: name a path of this machine, or a URL that begins with {schemes}")
+
+
 def joined(folder: str, name: str) -> str:
     """The URL of a name below that of a folder, or beside it with ../ in front."""
     scheme, _, place = folder.partition("://")
     return f"{scheme}://{posixpath.normpath(f'{place}/{name}')}"
+
+
+def below(folder: Path | str, name: str) -> str:
+    """A name in a folder of this machine, or of the store where `folder` is text; of a URL or a whole path, that."""
+    if is_url(name):
+        return name
+    return joined(folder, name) if is_url(folder) and not os.path.isabs(name) else str(Path(folder, name))
 
 
 def parent_of(url: str) -> str:
@@ -57,12 +80,12 @@ def parent_of(url: str) -> str:
 
 
 def info(url: str) -> ObjectInfo:
-    """Size and version of an object; NoObject, StoreError."""
+    """Size and version of an object; NoObject, IsFolder, StoreError."""
     with _asked(url, "read"):
         found = _store(url).info(url)
     if found["type"] != "file":
         example = joined(url, "manifest.jsonl")
-        raise StoreError(f"{url} is a folder of the store; name an object in it, such as {example}")
+        raise IsFolder(f"{url} is a folder of the store; name an object in it, such as {example}")
     return ObjectInfo(found["size"], " ".join(str(found[key]) for key in _VERSIONS if key in found))
 
 
@@ -94,11 +117,29 @@ def require_writable(folder: str) -> None:
 
 
 def names_in(folder: str) -> list[str]:
-    """The names of objects below a folder of the store, relative to it; StoreError."""
+    """The names of objects below a folder of the store, relative to it; NoObject for no bucket, StoreError."""
     with _asked(folder, "read"):
         store = _store(folder)
         root = store._strip_protocol(folder)
-        return [name.removeprefix(f"{root}/") for name in store.find(folder)]
+        names = [name.removeprefix(f"{root}/") for name in store.find(folder)]
+    names = [name for name in names if not name.endswith("/")]  # by which some programs mark an empty folder
+    for name in names:
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise StoreError(f"{folder.rstrip('/')}/{name} is no path, as it has //, . or .. in it; rename that object")
+    return names
+
+
+def matching(pattern: str) -> dict[str, int]:
+    """URLs of the objects that a pattern names (`*`, `?`, `[...]`, `**`), sorted, with their bytes.
+
+    NoObject where there is no such bucket, StoreError.
+    """
+    scheme, _, place = pattern.partition("://")
+    with _asked(pattern, "read"):
+        store = _store(pattern)
+        if not (found := store.glob(pattern, detail=True)):
+            store.info(place.partition("/")[0])
+    return {f"{scheme}://{name}": of["size"] for name, of in sorted(found.items()) if of["type"] == "file"}
 
 
 def delete(urls: Sequence[str]) -> None:
@@ -143,7 +184,7 @@ def _asked(url: str, what: str) -> Iterator[None]:
         ) from error
     except FileNotFoundError as error:
         raise NoObject(
-            f"{url} cannot be {what}: the store has no such object or bucket; see whether the name is right"
+            f"{url} cannot be {what}: the store has no such object, folder or bucket; see whether the name is right"
         ) from error
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__

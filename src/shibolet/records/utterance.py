@@ -11,7 +11,7 @@ from shibolet.records.store import is_url
 class AudioRef:
     """Where samples lie: a file, or one row of a table with encoded bytes, and the span to take from it."""
 
-    path: str  # an audio file, or a .parquet / .arrow table; of an audio file also the URL in a store
+    path: str  # an audio file, or a .parquet / .arrow table; either also as the URL in a store
     row: int | None = None  # row of the table, counted over the whole file; None for an audio file
     column: str = "audio"  # the table's column of {bytes, path}
     start_s: float = 0.0

@@ -20,7 +20,7 @@ from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.rounds.lineage import take_over_evidence
 from shibolet.rounds.reviewing.settling import settle_answers, take_in
 from shibolet.rounds.shared import Round, SourceData
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import DataSource, manifest_at
 
 if TYPE_CHECKING:
     from shibolet.audit.config import AuditConfig
@@ -312,18 +312,19 @@ def lost_in(table: Path) -> int:
     return sum(row.failure in LOST for row in read_audited(table, short=True))
 
 
-def _named(path: Path) -> DataSource:
+def _named(place: str | Path) -> DataSource:
     """A manifest of the command line as a source; many are called manifest.jsonl, so its folder is in the name."""
-    return DataSource(name=f"{path.absolute().parent.name}/{path.stem}", manifest=path)
+    path = Path(place).absolute()
+    return manifest_at(place, f"{path.parent.name}/{path.stem}")
 
 
 def do_calibrate(
-    current: Round, clean: Sequence[Path], foreign: Sequence[Path], minutes: float | None = None
+    current: Round, clean: Sequence[str | Path], foreign: Sequence[str | Path], minutes: float | None = None
 ) -> CalibrationFile:
     """What the recipe's listeners detect, measured on clean clips that are damaged.
 
-    `clean` are manifests of clips whose text is known to be right, `foreign` of recordings in another language; with
-    `minutes` so much is heard as fits.
+    `clean` are manifests (paths or URLs) of clips whose text is known to be right, `foreign` of recordings in another
+    language; with `minutes` so much is heard as fits.
     """
     from shibolet.audit.calibrate import run_calibrate
 

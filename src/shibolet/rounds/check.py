@@ -1,6 +1,5 @@
 """What a recipe needs of this machine and of the Hub, looked up before anything is paid for; nothing is downloaded."""
 
-import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -289,10 +288,20 @@ def _local_data(what: str, source: DataSource) -> Finding:
         return Finding(what, "ok", f"a copy in {source.hub}")
     if source.manifest is not None:
         return _local_manifest(what, source)
-    found = [path for path in sorted(glob.glob(str(source.parquet), recursive=True)) if os.path.isfile(path)]
-    if not found:
+    return _local_tables(what, source)
+
+
+def _local_tables(what: str, source: DataSource) -> Finding:
+    from shibolet.errors import DataError
+    from shibolet.speech.readers import table_files
+
+    try:
+        sizes = [num_bytes for num_bytes in table_files(source).values() if num_bytes]
+    except DataError as error:
+        return Finding(what, "missing", str(error))
+    if not sizes:
         return Finding(what, "missing", f"no file {source.parquet}")
-    return Finding(what, "ok", f"{len(found)} files, {sum(map(os.path.getsize, found)) / 2**20:.1f} MiB")
+    return Finding(what, "ok", f"{len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB")
 
 
 def _local_manifest(what: str, source: DataSource) -> Finding:

@@ -17,7 +17,7 @@ from shibolet.records.utterance import Utterance
 from shibolet.rounds.scorers import language_of
 from shibolet.rounds.shared import Round, Tell
 from shibolet.scoring.rover import Vote, transcript, vote
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import manifest_at
 from shibolet.speech.text import Language, get_language
 
 Texts = Mapping[str, str]  # hypothesis by utterance id
@@ -84,7 +84,7 @@ def combine_sets(current: Round, systems: Sequence[Candidate | str], ballot: Bal
 
 
 def combine_manifest(
-    manifest: Path,
+    manifest: str | Path,
     language: str,
     systems: Sequence[Candidate],
     ballot: Ballot,
@@ -92,12 +92,12 @@ def combine_manifest(
     tell: Tell,
     transcripts: Path | None = None,
 ) -> Combined:
-    """The vote on the utterances of one manifest; `transcripts` is a manifest of them with what won as their text."""
+    """The vote on the utterances of a manifest, path or URL; `transcripts` is one with what won as their text."""
     from shibolet.speech.read import read_source
 
     ballot.require([system.label for system in systems])
-    name, spoken = manifest.stem, get_language(language)
-    utterances, _ = read_source(DataSource(name=name, manifest=manifest), cache_dir(), language=language)
+    source, spoken = manifest_at(manifest), get_language(language)
+    name, (utterances, _) = source.name, read_source(source, cache_dir(), language=language)
     read, languages = {name: utterances}, {name: spoken}
     found = [_imported(system, read, languages, tell) for system in systems]
     combined, lines = _combine(found, read, languages, ballot, out)

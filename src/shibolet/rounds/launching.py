@@ -13,10 +13,11 @@ from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from shibolet.errors import RecipeError
+from shibolet.errors import RecipeError, UploadError
 from shibolet.recipe import Recipe
 from shibolet.records.config import Config
 from shibolet.records.files import make_folder, write_bytes
+from shibolet.rounds.mirroring import require_store
 
 Scheduler = Literal["slurm", "skypilot"]
 FILES: dict[Scheduler, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ FILES: dict[Scheduler, tuple[str, ...]] = {
 MOST_RESTARTS = 50  # of a job that goes on
 PORT = 29500  # of the main node, unless a person writes another one into the file
 ON_MACHINE = "/runs"  # of SkyPilot: where the shared disk is
+AGAIN = (75, 76, 143)  # codes after which the same command goes on
 
 
 class Machines(Config):
@@ -40,12 +42,16 @@ class Machines(Config):
 
 
 def write_launch_files(
-    recipe: Recipe, name: str, run: Path, changes: Sequence[str], machines: Machines, scheduler: Scheduler, out: Path
-) -> list[Path]:
+    recipe: Recipe, name: str, run: Path, changes: Sequence[str], machines: Machines, scheduler: Scheduler, out: Path,
+    mirror: str | None = None,
+) -> list[Path]:  # fmt: skip
     """Write them into a folder; their paths, in the order in which one reads them.
 
-    `name` is the recipe's file or its name in the package, as a person gave it.
+    `name` is the recipe's file or its name in the package, as a person gave it, and `mirror` where a store has the copy
+    of the run folder: with SkyPilot the machines then share no disk. RecipeError for what cannot be written.
     """
+    if mirror is not None:
+        require_store(mirror)
     if machines.gpu is None and scheduler == "skypilot":
         raise RecipeError("launch --skypilot: name the GPU, as in --gpu A100; `sky gpus list` has those that there are")
     environment = Environment(
@@ -53,13 +59,17 @@ def write_launch_files(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     values = _values(recipe, changes, machines) | (
-        _of_slurm(name, run, machines, out) if scheduler == "slurm" else _of_skypilot(name, run, machines)
-    )
+        _of_slurm(name, run, machines, out, mirror) if scheduler == "slurm" else
+        _of_skypilot(name, run, machines, mirror)
+    )  # fmt: skip
+    values |= {"again": AGAIN if mirror is None else (*AGAIN, UploadError.exit_code)}
     if scheduler == "slurm":
         values |= {"common": environment.get_template("common.sh.jinja").render(values)}
     make_folder(out)
     paths = []
     for file in FILES[scheduler]:
+        if file == "volume.yaml" and mirror is not None:
+            continue  # there is no disk that all machines share
         write_bytes(out / file, environment.get_template(f"{file}.jinja").render(values).encode())
         (out / file).chmod(0o755 if file.endswith(".sh") else 0o644)
         paths.append(out / file)
@@ -87,7 +97,7 @@ def _goes_on(recipe: Recipe) -> tuple[list[int], str]:
     return codes, said
 
 
-def _of_slurm(name: str, run: Path, machines: Machines, out: Path) -> dict[str, object]:
+def _of_slurm(name: str, run: Path, machines: Machines, out: Path, mirror: str | None) -> dict[str, object]:
     recipe = str(Path(name).resolve()) if Path(name).is_file() else name
     logs = out.resolve() / "logs"
     if set(str(logs)) & set(" \t\n%\"'\\"):
@@ -95,14 +105,17 @@ def _of_slurm(name: str, run: Path, machines: Machines, out: Path) -> dict[str, 
     return {
         "program": shlex.quote(str(Path(sys.executable).with_name("shibolet"))), "recipe": shlex.quote(recipe),
         "run": shlex.quote(str(run.resolve())), "gpu": f"{machines.gpu}:" if machines.gpu else "", "logs": str(logs),
+        "mirror": mirror and shlex.quote(mirror), "to_mirror": ' --mirror "$MIRROR"' if mirror else "",
     }  # fmt: skip
 
 
-def _of_skypilot(name: str, run: Path, machines: Machines) -> dict[str, object]:
+def _of_skypilot(name: str, run: Path, machines: Machines, mirror: str | None) -> dict[str, object]:
+    extra, driver = {"s3": ("[cloud]", []), "gs": ("", ["gcsfs"])}.get((mirror or "").partition(":")[0], ("", []))
     is_file, there = Path(name).is_file(), "~/recipe/recipe.yaml"
     return {
         "recipe": there if is_file else shlex.quote(name), "recipe_file": is_file, "recipe_there": there,
         "recipe_here": json.dumps(str(Path(name).resolve())), "accelerator": machines.gpu,
-        "run": shlex.quote(f"{ON_MACHINE}/{run.name}"), "volume": "shibolet",
-        "requirement": shlex.quote(f"shibolet=={version('shibolet')}"),
+        "run": shlex.quote(f"{'runs' if mirror else ON_MACHINE}/{run.name}"), "volume": "shibolet",
+        "mirror": mirror, "to_mirror": f" --mirror {shlex.quote(mirror)}" if mirror else "",
+        "requirements": shlex.join([f"shibolet{extra}=={version('shibolet')}", *driver]),
     }  # fmt: skip

@@ -10,7 +10,7 @@ Every turn starts from the recipe's base and trains as long: what differs from t
 gained where the interval of the difference, with the variance between seeds, lies below compare.keep_below_points, 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from shibolet.rounds.fit import require_fit, writer_and_listener
 from shibolet.rounds.flow import run_stages
 from shibolet.rounds.judged import judged
 from shibolet.rounds.known_texts import passed_audit
+from shibolet.rounds.mirroring import mirrored
 from shibolet.rounds.reviewing.settling import settle_answers, take_in
 from shibolet.rounds.scoring import by_language
 from shibolet.rounds.shared import Round, Tell, Track, open_round, untracked
@@ -52,9 +53,13 @@ class _Done:
 
 
 def do_loop(
-    recipe: Recipe, out_dir: Path, *, turns: int, seeds: int, tell: Tell, track: Track = untracked, gpus: int = 1
-) -> Loop:
-    """Turn after turn until one is not shown to gain; the same again goes on where it was cut off."""
+    recipe: Recipe, out_dir: Path, *, turns: int, seeds: int, tell: Tell, track: Track = untracked, gpus: int = 1,
+    mirror: str | None = None,
+) -> Loop:  # fmt: skip
+    """Turn after turn until one is not shown to gain; the same again goes on where it was cut off.
+
+    `mirror` is where a store has the copy of the folder, all turns in it.
+    """
     if not recipe.evaluate.sets:
         raise RecipeError("loop: the recipe names no evaluate.sets, and nothing else tells whether a turn gained")
     if seeds < MIN_SEEDS:
@@ -66,6 +71,16 @@ def do_loop(
     make_folder(out_dir)
     split = recipe.seed if recipe.prepare.seed is None else recipe.prepare.seed
     recipe = recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"seed": split})})
+    with mirrored(out_dir, mirror, tell) as send:
+        loop = _loop(recipe, out_dir, turns, seeds, tell, track, gpus, send)
+        loop.write(out_dir / DOCUMENT)
+    return loop
+
+
+def _loop(
+    recipe: Recipe, out_dir: Path, turns: int, seeds: int, tell: Tell, track: Track, gpus: int, send: Callable[[], None]
+) -> Loop:
+    """`send` is called when a stage of a turn is done."""
     level = 1 - 0.05 / turns
     found: list[Turn] = []
     best: _Done | None = None
@@ -74,7 +89,7 @@ def do_loop(
         own = recipe if best is None else recipe_after(recipe, best.folder, best.title, number)
         tell(f"loop: turn {number} of at most {turns}, {own.title}")
         with open_round(own, folder, "loop", tell, track) as current:
-            current.gpus = gpus
+            current.gpus, current.when_kept = gpus, send
             current.require_sets()
             if best is not None:
                 _keep_answers(current, best.folder)
@@ -88,12 +103,10 @@ def do_loop(
         best = done
         if GateVerdict.read(best.folder.gate()).decision == "INVALID":  # `label` would refuse it
             break
-    loop = Loop(
+    return Loop(
         max_turns=turns, seeds=seeds, level_pct=100 * level, turns=tuple(found),
         best=best.folder.path.name if best else None, sentence=_sentence(found, turns),
     )  # fmt: skip
-    loop.write(out_dir / DOCUMENT)
-    return loop
 
 
 def _keep_answers(current: Round, before: RunFolder) -> None:
@@ -169,7 +182,7 @@ def _turn(current: Round, best: _Done | None, seeds: int, level: float, gpus: in
     counts = [own]
     for seed in range(1, seeds):
         with _other_seed(current, seed) as other:
-            other.gpus = gpus
+            other.gpus, other.when_kept = gpus, current.when_kept
             stages.do_train(other)
             scoring.do_evaluate(other, scoring.candidates_of(other))
             counts.append(_counts(other, candidate.label, own_sets)[1])

@@ -6,10 +6,14 @@ from pathlib import Path
 from threading import Condition, Thread
 
 from shibolet.errors import RecipeError, ShiboletError, StoreError, UploadError
+from shibolet.records import store
 from shibolet.records.mirror import STATE, Mirror, mirror_of
+from shibolet.records.runfolder import RunFolder
+from shibolet.records.shared_files import SharedFiles
 from shibolet.records.store import DRIVERS, is_url
 
 EVERY_S = 30.0  # what was heard, and checkpoints, which other processes write: no more than that of them is lost
+_EVIDENCE = "heard"  # the folder beside a mirror's objects to which jobs of an array add what they hear
 Tell = Callable[[str], None]
 
 
@@ -18,7 +22,8 @@ def mirrored(folder: Path, url: str | None, tell: Tell) -> Iterator[Callable[[],
     """Have the folder's mirror follow it; what is given is called when something is to be sent.
 
     Without a `url` the folder keeps the mirror that it has; where it has none, nothing happens. An empty folder is
-    first fetched. UploadError where all went well but for the mirror; other errors as of `Mirror.open`.
+    first fetched, and every folder gets what jobs of an array have heard. UploadError where all went well but for the
+    mirror; other errors as of `Mirror.open`.
     """
     if (place := url or mirror_of(folder)) is None:
         yield lambda: None
@@ -27,11 +32,44 @@ def mirrored(folder: Path, url: str | None, tell: Tell) -> Iterator[Callable[[],
     mirror = Mirror(folder, place)
     try:
         tell(mirror.open())
+        if num := _evidence(folder, place).fetch():
+            tell(f"mirror: fetched {num:,} more files of what jobs of an array heard")
     except StoreError as error:
         if url is None:
             raise StoreError(f"{error}. To work without the mirror, delete {folder / STATE}") from error
         raise
-    sender = _Sender(mirror, tell)
+    with _sent(mirror, f"the run folder {folder} is whole on this machine, but not in {place}", tell) as send:
+        yield send
+
+
+@contextmanager
+def evidence_shared(folder: Path, url: str | None, tell: Tell) -> Iterator[None]:
+    """Have what this job of an array hears in the store too, beside the mirror, and what others heard here.
+
+    Nothing else of the folder is sent: jobs of an array work side by side, and the mirror has one writer. Without a
+    `url` nothing happens. UploadError where all went well but for the store, StoreError.
+    """
+    if url is None:
+        yield
+        return
+    require_store(url)
+    store.require_writable(url)
+    Mirror(folder, url).claim()
+    evidence = _evidence(folder, url)
+    num = evidence.fetch()
+    tell(f"mirror: {num:,} files of evidence fetched; {url}/{_EVIDENCE} has those of all jobs")
+    with _sent(evidence, f"what was heard is in {folder} on this machine, but not in {url}", tell):
+        yield
+
+
+def _evidence(folder: Path, url: str) -> SharedFiles:
+    return SharedFiles(RunFolder(folder).audit() / "heard", f"{url.rstrip('/')}/{_EVIDENCE}")
+
+
+@contextmanager
+def _sent(what: Mirror | SharedFiles, lacking: str, tell: Tell) -> Iterator[Callable[[], None]]:
+    """Send meanwhile and at the end; UploadError, `lacking` and why, where only that fails."""
+    sender = _Sender(what, tell)
     try:
         yield sender.wake
     except KeyboardInterrupt:  # whoever ends it by hand does not wait for a network
@@ -42,10 +80,7 @@ def mirrored(folder: Path, url: str | None, tell: Tell) -> Iterator[Callable[[],
             tell(f"mirror: {said}")
         raise
     if said := sender.finish():
-        raise UploadError(
-            f"the run folder {folder} is whole on this machine, but not in {place}: {said}. The same command sends the "
-            "rest"
-        )
+        raise UploadError(f"{lacking}: {said}. The same command sends the rest")
 
 
 def require_store(url: str) -> None:
@@ -58,8 +93,8 @@ def require_store(url: str) -> None:
 class _Sender:
     """A thread that sends: a stage that goes on does not wait for it."""
 
-    def __init__(self, mirror: Mirror, tell: Tell) -> None:
-        self._mirror, self._tell = mirror, tell
+    def __init__(self, what: Mirror | SharedFiles, tell: Tell) -> None:
+        self._what, self._tell = what, tell
         self._asked, self._is_over = False, False
         self._changed = Condition()
         self._thread = Thread(target=self._run, daemon=True)
@@ -98,7 +133,7 @@ class _Sender:
     def _send(self) -> str:
         """Why the store has not the folder as it is now, or nothing."""
         try:
-            self._mirror.send()
+            self._what.send()
         except (ShiboletError, OSError) as error:
             return str(error)
         return ""

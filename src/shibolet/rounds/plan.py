@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +115,12 @@ def _unlabelled_s(recipe: Recipe) -> float | None:
     """Seconds of audio without text, by the headers of its files; None where a source is not on this machine."""
     from shibolet.records.files import cache_dir
     from shibolet.speech.read import read_source
+    from shibolet.speech.readers import table_files
 
     total = 0.0
     for source in recipe.data.unlabelled:
         if source.parquet:
-            is_here = bool(glob(str(source.parquet), recursive=True))
+            is_here = bool(table_files(source))
         else:
             is_here = exists(source.manifest or source.hub)
         if not is_here:

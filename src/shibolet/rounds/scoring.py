@@ -18,7 +18,7 @@ from shibolet.rounds.non_speech import do_non_speech, non_speech_stage, read_non
 from shibolet.rounds.scorers import language_of, scores_of
 from shibolet.rounds.shared import Round, Track, prepared_of, untracked
 from shibolet.scoring.rows import ScoredRow
-from shibolet.speech.sources import DataSource
+from shibolet.speech.sources import manifest_at
 from shibolet.speech.text import get_language
 from shibolet.speech.text.terms import as_context, words_of
 
@@ -170,7 +170,7 @@ def by_language(current: Round) -> tuple[list[str], list[str]]:
 
 def evaluate_manifest(
     model: str,
-    manifest: Path,
+    manifest: str | Path,
     language: str,
     out_dir: Path | None,
     track: Track = untracked,
@@ -178,7 +178,7 @@ def evaluate_manifest(
     context: Path | None = None,
     on: str | None = None,
 ) -> Scores:
-    """The scores of one model on one manifest; both files go to `out_dir`, or nowhere.
+    """The scores of one model on one manifest, of a path or URL; both files go to `out_dir`, or nowhere.
 
     `context` is a file of terms; `on` is a cluster that transcribes.
     """
@@ -192,7 +192,7 @@ def evaluate_manifest(
     config = EvaluateConfig(styles=StylesConfig(candidate=style or None), context=terms)
     told = as_context(terms.terms()) if terms else ""
     with track("read", "rows") as progress:
-        source = DataSource(name=manifest.stem, manifest=manifest)
+        source = manifest_at(manifest)
         utterances, ledger = read_source(source, cache_dir(), progress, language)
     trained = None
     if (prepared := prepared_of(model)) is not None:
@@ -203,13 +203,13 @@ def evaluate_manifest(
         return evaluate_set(
             open_engines(executor, model, language, **config.engine_settings(style, told)),
             utterances,
-            set_name=manifest.stem,
+            set_name=source.name,
             language=language,
             config=config,
             out_dir=out_dir or Path(scratch),
             named=Named(label=model, title=model),
             identity=identity,
             ledger=ledger,
-            overlap=None if trained is None else overlap(utterances, trained, manifest.stem),
+            overlap=None if trained is None else overlap(utterances, trained, source.name),
             on_progress=progress,
         )

@@ -22,7 +22,7 @@ from shibolet.records.runfolder import RunFolder, Stage
 from shibolet.records.runs import run_of, seed_of
 from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
-from shibolet.rounds.mirroring import mirrored
+from shibolet.rounds.mirroring import evidence_shared, mirrored
 from shibolet.rounds.models import Models
 from shibolet.rounds.reading import by
 from shibolet.speech.sources import DataSource
@@ -377,11 +377,16 @@ def keep_the_demo_apart(recipe: Recipe, folder: RunFolder) -> None:
 
 
 @contextmanager
-def open_shard(recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked) -> Iterator[Round]:
-    """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker."""
+def open_shard(
+    recipe: Recipe, run_dir: Path, tell: Tell, track: Track = untracked, mirror: str | None = None
+) -> Iterator[Round]:
+    """A round for one job of an array: the jobs share a folder without a lock, and none writes a recipe or a marker.
+
+    Or each has a folder of its own, and they share what they hear beside the `mirror` of the round.
+    """
     folder = folder_of(recipe, run_dir)
     keep_the_demo_apart(recipe, folder)
-    with closing(Round(recipe, folder, tell, track)) as current:
+    with evidence_shared(folder.path, mirror, tell), closing(Round(recipe, folder, tell, track)) as current:
         yield current
 
 

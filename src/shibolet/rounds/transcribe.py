@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shibolet.errors import AudioError, RecipeError
+from shibolet.records import store
 from shibolet.records.files import make_folder
 from shibolet.rounds.shared import Tell, Track, untracked
 from shibolet.speech.audio import AUDIO_SUFFIXES
@@ -21,28 +22,44 @@ if TYPE_CHECKING:
     from shibolet.listen.recordings import Heard
 
 
-def find_recordings(names: Sequence[str]) -> dict[Path, Path]:
+def find_recordings(names: Sequence[str]) -> dict[Path | str, Path]:
     """Files in the order of the names, each once: a file as it is, a folder's audio files, the matches of a pattern.
 
-    Beside each what its transcript is called, without a suffix: below a folder with the folders in between.
+    Text is the URL of an object in a store. Beside each what its transcript is called, without a suffix: below a folder
+    with the folders in between. RecipeError where a name holds nothing, StoreError.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path | str, Path] = {}
     for name in names:
-        path = Path(name)
-        if path.is_dir():
-            called = {
-                p: p.relative_to(path).with_suffix("")
-                for p in sorted(path.rglob("*"))
-                if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
-            }
-        elif not path.exists() and glob.has_magic(name):
-            called = {p: Path(p.stem) for p in sorted(map(Path, glob.glob(name, recursive=True)))}
-        else:
-            called = {path: Path(path.stem)}
+        store.require_place(name)
+        called = _called_in_store(name) if store.is_url(name) else _called_here(name)
         if not called:
             raise RecipeError(f"'{name}' holds no audio file")
         found |= called
     return found
+
+
+def _called_here(name: str) -> dict[Path, Path]:
+    path = Path(name)
+    if path.is_dir():
+        inside = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+        return {p: p.relative_to(path).with_suffix("") for p in inside}
+    if not path.exists() and glob.has_magic(name):
+        return {p: Path(p.stem) for p in sorted(map(Path, glob.glob(name, recursive=True)))}
+    return {path: Path(path.stem)}
+
+
+def _called_in_store(url: str) -> dict[str, Path]:
+    try:
+        store.info(url)
+    except store.IsFolder:
+        inside = (Path(name) for name in sorted(store.names_in(url)))
+        audio = (name for name in inside if name.suffix.lower() in AUDIO_SUFFIXES)
+        return {store.joined(url, str(name)): name.with_suffix("") for name in audio}
+    except store.NoObject:
+        if glob.has_magic(url):
+            return {found: Path(Path(found).stem) for found in store.matching(url)}
+        raise
+    return {url: Path(Path(url).stem)}
 
 
 def open_engine(
@@ -60,7 +77,7 @@ def open_engine(
 
 
 def transcribe_files(
-    recordings: Mapping[Path, Path],
+    recordings: Mapping[Path | str, Path],
     make_engine: Callable[[], "Engine | Engines"],
     language: str | None,
     format: "Format",
@@ -100,7 +117,7 @@ def transcribe_files(
         def advance(audio_s: float) -> None:
             nonlocal heard_s
             heard_s += audio_s
-            progress(round(heard_s), round(max(total_s, heard_s)))
+            progress(round(heard_s), round(max(total_s, heard_s)) if total_s else 0)
 
         for heard in hear_recordings(
             paths, engines, spoken, aligner=listener, max_piece_s=max_piece_s, on_progress=advance
@@ -129,8 +146,13 @@ _NOTES = {
 }
 
 
-def _total_s(paths: Sequence[Path]) -> float:
-    """Seconds of audio as far as headers tell; what cannot be read is told when its turn comes."""
+def _total_s(paths: Sequence[Path | str]) -> float:
+    """Seconds of audio as far as headers tell; what cannot be read is told when its turn comes.
+
+    0, which is not known, where some are in a store: nobody waits for all of them before the first is heard.
+    """
+    if any(map(store.is_url, paths)):
+        return 0.0
     from shibolet.records.utterance import AudioRef
     from shibolet.speech.audio import probe
 
@@ -143,7 +165,9 @@ def _total_s(paths: Sequence[Path]) -> float:
     return total_s
 
 
-def _targets(recordings: Mapping[Path, Path], out_dir: Path | None, format: "Format") -> dict[Path, Path | None]:
+def _targets(
+    recordings: Mapping[Path | str, Path], out_dir: Path | None, format: "Format"
+) -> dict[Path | str, Path | None]:
     """Where each recording's transcript goes; None: standard output."""
     if out_dir is None:
         if len(recordings) > 1 and format in ("srt", "vtt"):
@@ -161,7 +185,7 @@ def _targets(recordings: Mapping[Path, Path], out_dir: Path | None, format: "For
 class _Outputs:
     """Opens each transcript when its recording's turn comes and closes it at the recording's end."""
 
-    def __init__(self, targets: dict[Path, Path | None], format: "Format") -> None:
+    def __init__(self, targets: dict[Path | str, Path | None], format: "Format") -> None:
         self._targets, self._format, self._files = targets, format, ExitStack()
         self._stdout = sys.stdout  # now: a progress bar takes it over, and would show what is meant for a pipe
         self._writers: dict[Path | None, Writer] = {}

@@ -238,7 +238,8 @@ def _content(ref: AudioRef) -> bytes | Path:
     if ref.row is None:
         return path
     require_file(path)
-    return tables.read_cell(path, ref.row, ref.column)
+    content = tables.read_cell(ref.path, ref.row, ref.column)
+    return _file_at(content) if isinstance(content, str) else content
 
 
 def _file_at(place: str) -> Path:

@@ -5,7 +5,6 @@ each file. A row keeps its own fields beside ours, so that `columns` can name th
 """
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from typing import Any
 
 from shibolet.errors import DataError
 from shibolet.records.objects import exists, local_file
-from shibolet.records.store import is_url, joined, parent_of
+from shibolet.records.store import IsFolder, below, is_url, joined, parent_of
 from shibolet.speech import cells, lhotse
-from shibolet.speech.audio import AUDIO_SUFFIXES
 from shibolet.speech.fields import (
     OFFSET,
     as_number,
@@ -29,6 +27,7 @@ from shibolet.speech.fields import (
     spellings,
     with_other_names,
 )  # fmt: skip
+from shibolet.speech.folders import folder_rows
 from shibolet.speech.sources import DataSource
 from shibolet.speech.textfiles import (
     BadRow,
@@ -36,7 +35,6 @@ from shibolet.speech.textfiles import (
     one_line,
     parse_object,
     read_lines,
-    read_text,
     require_one_object_a_line,
 )  # fmt: skip
 
@@ -64,26 +62,23 @@ class Manifest:
         name = plain_path(name)
         if len(self.folders) > 1 and not os.path.isabs(name):
             self.folders[:] = [f for f in self.folders if os.path.exists(f / name)][:1] or self.folders
-        return _below(self.folders[0], name)
+        return below(self.folders[0], name)
 
     def find_respelled(self, name: str) -> str | None:
         """The file that a name means which is there under another spelling only; none is looked for in a store."""
-        others = (_below(folder, other) for folder in self.folders for other in spellings(plain_path(name)))
+        others = (below(folder, other) for folder in self.folders for other in spellings(plain_path(name)))
         return next((other for other in others if os.path.exists(other)), None)
-
-
-def _below(folder: Path | str, name: str) -> str:
-    """A name in a folder; of one that says itself where it is, that."""
-    if is_url(name):
-        return name
-    return joined(folder, name) if is_url(folder) and not os.path.isabs(name) else str(Path(folder, name))
 
 
 def open_manifest(source: DataSource) -> Manifest:
     """The rows of a source's manifest; DataError when it cannot be read, or is nothing that is known."""
-    where, path = source.manifest, local_file(source.manifest).absolute()
+    where = source.manifest
+    try:
+        path = local_file(where).absolute()
+    except IsFolder:
+        return Manifest(*folder_rows(where, source.has_texts), [where])
     if path.is_dir():
-        return Manifest(_folder_rows(path, source.has_texts), 0, [path])
+        return Manifest(*folder_rows(path, source.has_texts), [path])
     place = where if is_url(where) else path
     folder = parent_of(where) if is_url(where) else path.parent
     with _explained(source):
@@ -257,55 +252,6 @@ def _table_rows(
     for number, row in cells.rows(read_lines(path), header, text):
         for fields in [row] if isinstance(row, BadRow) else convert(row):
             yield f"line {number}", fields
-
-
-def _folder_rows(folder: Path, with_texts: bool = True) -> Iterator[tuple[str, Fields | BadRow]]:
-    """A row for each audio file below a folder, and for each `.txt` without one; hidden files are left out.
-
-    Without texts each audio file is a row, and no `.txt` is.
-    """
-    seen = {os.path.realpath(folder)}
-    listed = next((name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()), None)
-    hint = f"; to read {listed}, name it as the manifest" if listed else ""
-    no_text = BadRow("missing_text", f"no .txt of this name beside it{hint}")
-
-    def is_new(name: str) -> bool:
-        """Links are followed, but not in circles."""
-        real = os.path.realpath(os.path.join(parent, name))
-        return not name.startswith(".") and real not in seen and not seen.add(real)
-
-    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if is_new(name)]
-        files = [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-        spoken = {_stem(file) for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
-        texts = {_stem(file): file for file in files if file.suffix.lower() == ".txt"}
-        for file in files:
-            where = file.relative_to(folder).as_posix()
-            if file.suffix.lower() in AUDIO_SUFFIXES and not with_texts:
-                yield where, {"audio": where}
-            elif file.suffix.lower() in AUDIO_SUFFIXES:
-                text = _text_of(texts[_stem(file)]) if _stem(file) in texts else no_text
-                yield where, text if isinstance(text, BadRow) else {"audio": where, "text": text}
-            elif with_texts and file.suffix.lower() == ".txt" and _stem(file) not in spoken:
-                yield where, BadRow("missing_audio", "no audio of this name beside it")
-
-
-def _stem(path: Path) -> str:
-    """The name by which a text finds its audio: systems differ in how they write accents in names."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def _raise(error: OSError) -> None:
-    raise DataError(f"folder {error.filename} cannot be read: {error.strerror}") from error
-
-
-def _text_of(path: Path) -> str | BadRow:
-    try:
-        return read_text(path) if path.is_file() else BadRow("missing_text", f"{path.name} is not a file")
-    except BadRow as bad:
-        return bad
-    except OSError as error:
-        return BadRow("missing_text", f"{path.name} cannot be read: {error.strerror}")
 
 
 def _pair(path: Path | str, own: str, other: str, source: DataSource) -> Path | str:

@@ -1,5 +1,6 @@
 """Rows out of manifests and out of tables, with their audio's headers probed before they are taken."""
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -12,6 +13,7 @@ import pyarrow as pa
 from shibolet.errors import AudioError, DataError
 from shibolet.records.batches import ForEach
 from shibolet.records.objects import fetch_ahead
+from shibolet.records.store import is_url, matching
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import AudioInfo, probe_encoded, probe_file
 from shibolet.speech.fields import OTHER_NAMES, SPANS, as_number, refuse_unread, require_single, with_other_names
@@ -89,28 +91,45 @@ def _default_id(name: str, start: object) -> str:
     return f"{name}@{start}" if start else name
 
 
-def glob_tables(source: DataSource) -> tuple[Iterable[Path], int]:
-    """The files that a source's glob names, sorted, and their number of rows."""
-    paths = [Path(path).absolute() for path in sorted(glob(str(source.parquet), recursive=True))]
-    if not paths:
+def table_files(source: DataSource) -> dict[str, int]:
+    """Paths or URLs that a source's glob names, sorted, and the bytes of each (0: of what is no file); StoreError."""
+    pattern = str(source.parquet)
+    if is_url(pattern):
+        return matching(pattern)
+    paths = map(os.path.abspath, sorted(glob(pattern, recursive=True)))
+    return {path: os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths}
+
+
+def glob_tables(source: DataSource) -> tuple[Iterable[str], int | None]:
+    """The files that a source's glob names, sorted, and their number of rows (None: not known)."""
+    places = list(table_files(source))
+    if not places:
         raise DataError(f"source '{source.name}': no file matches {source.parquet}")
-    return paths, sum(open_table(path).num_rows for path in paths)
+    if is_url(places[0]):
+        if source.max_utterances is not None:
+            return places, None  # the first of them may do
+        fetch_ahead(places)
+    return places, sum(open_table(place).num_rows for place in places)
 
 
-def read_table_rows(paths: Iterable[Path], num_rows: int | None, sink: RowSink, on_progress: Progress | None) -> None:
-    """Rows of Parquet or Arrow files whose audio column holds encoded bytes, or paths of files."""
+def read_table_rows(
+    places: Iterable[Path | str], num_rows: int | None, sink: RowSink, on_progress: Progress | None
+) -> None:
+    """Rows of Parquet or Arrow files, of paths or URLs, whose audio column holds encoded bytes, or paths of files."""
     number, columns = 0, sink.source.columns
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        for path in paths:
+        for place in places:
+            if sink.full:
+                return
             first_of_file = number
-            for batch in read_foreign_batches(path, _columns_of(path, sink.source)):
+            for batch in read_foreign_batches(place, _columns_of(place, sink.source)):
                 numbers = range(number, number + len(batch))
-                jobs = [(path, n - first_of_file, values) for n, values in zip(numbers, batch)]
+                jobs = [(place, n - first_of_file, values) for n, values in zip(numbers, batch)]
                 probed = pool.map(lambda job: _probe_cell(*job, columns.audio), jobs)
                 for n, (_, row, values), (audio, info) in zip(numbers, jobs, probed):
                     if sink.full:
                         return
-                    where = f"row {row} of {path.name}"
+                    where = f"row {row} of {Path(place).name}"
                     if isinstance(values, BadRow):
                         sink.add_unreadable(where, values)
                     else:
@@ -121,33 +140,35 @@ def read_table_rows(paths: Iterable[Path], num_rows: int | None, sink: RowSink, 
                     on_progress(number, num_rows or 0)
 
 
-def _probe_cell(path: Path, row: int, values: dict | BadRow, column: str) -> tuple[AudioRef, AudioInfo | AudioError]:
-    ref = AudioRef(path=str(path), row=row, column=column)
+def _probe_cell(
+    place: Path | str, row: int, values: dict | BadRow, column: str
+) -> tuple[AudioRef, AudioInfo | AudioError]:
+    ref = AudioRef(path=str(place), row=row, column=column)
     if isinstance(values, BadRow):
         return ref, AudioError(values.detail, values.rule)
     try:
-        content = encoded_audio(values[column], path.parent)
+        content = encoded_audio(values[column], place)
     except AudioError as error:
         return ref, error
-    if isinstance(content, Path):
-        return AudioRef(path=str(content)), probe_file(str(content))
+    if isinstance(content, str):
+        return AudioRef(path=content), probe_file(content)
     try:
         return ref, probe_encoded(content, "the audio")
     except AudioError as error:  # bytes have no name beside their row's
         return ref, AudioError(error.detail, error.reason)
 
 
-def _columns_of(path: Path, source: DataSource) -> list[str]:
+def _columns_of(place: Path | str, source: DataSource) -> list[str]:
     """Top-level columns to read; DataError when one that must be there is not."""
-    schema = open_table(path).schema
-    require_single(schema.names, source.columns.model_dump().values(), f"source '{source.name}': {path}")
+    schema = open_table(place).schema
+    require_single(schema.names, source.columns.model_dump().values(), f"source '{source.name}': {place}")
     for column in source.columns.required:
         if not _has_column(schema, column):
             raise DataError(
-                f"source '{source.name}': {path} has no column '{column}', only {', '.join(schema.names)}; "
+                f"source '{source.name}': {place} has no column '{column}', only {', '.join(schema.names)}; "
                 "say which with `columns: {text: ...}`"
             )
-    refuse_unread(schema.names, source, path)
+    refuse_unread(schema.names, source, place)
     wanted = {str(column).split(".")[0] for column in source.columns.model_dump().values()}
     wanted |= {*OTHER_NAMES, *SPANS, TIMED}
     return [name for name in schema.names if name in wanted]

@@ -7,15 +7,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 
+from shibolet.errors import RecipeError
 from shibolet.records.config import Config
-from shibolet.records.store import is_url
+from shibolet.records.store import is_url, require_place
 from shibolet.speech.known_sources import KNOWN_SOURCES
 
 Progress = Callable[[int, int], None]  # rows done, rows in all (0: not known)
+
+
+def _as_place(given: Any, as_path: Callable[[Any], Path]) -> Path | str:
+    try:
+        require_place(given)
+    except RecipeError as error:
+        raise ValueError(str(error)) from error  # pydantic names the key
+    return given if is_url(given) else as_path(given)
+
+
 # A file or a folder, or the text of a URL in a store of objects.
 Place = Annotated[
     Path,
-    WrapValidator(lambda given, as_path: given if is_url(given) else as_path(given)),
+    WrapValidator(_as_place),
     PlainSerializer(str, when_used="json-unless-none"),
 ]
 
@@ -56,7 +67,7 @@ class Columns(Config):
 
 
 class DataSource(Config):
-    """A data set: a manifest, a Hub data set or local Parquet, by one of the keys `manifest`, `hub` and `parquet`.
+    """A data set: a manifest, a Hub data set or Parquet files, by one of the keys `manifest`, `hub` and `parquet`.
 
     Split, columns and format of some data sets on the Hub are known (`speech/known_sources.py`); they can be left out.
     """
@@ -70,7 +81,9 @@ class DataSource(Config):
     split: str | None = None  # split of the Hub data set, such as train; needed with `hub`
     revision: str | None = None  # branch, tag or commit of the Hub data set
     streaming: bool = False  # read the Hub data set once and write shards, without the cache of `datasets`
-    parquet: Path | None = None  # path or glob of local Parquet or Arrow files, which are read in place
+    # Path or glob of Parquet or Arrow files, which are read in place; those of an object store, as
+    # s3://bucket/speech/*.parquet, are copied first
+    parquet: Place | None = None
     columns: Columns = Columns()  # names of the columns, where they differ from the usual ones
     # `whisper_slices` cuts the audio at closed pairs of Whisper's timestamp tokens
     format: Literal["plain", "whisper_slices"] = "plain"
@@ -122,13 +135,6 @@ class DataSource(Config):
             )
         return self
 
-    @field_validator("parquet", mode="before")
-    @classmethod
-    def _tables_are_here(cls, given: Any) -> Any:
-        if is_url(given):
-            raise ValueError(f"'{given}' is in a store; of tables only those of this machine are read: copy them first")
-        return given
-
     @model_validator(mode="after")
     def _one_place(self) -> "DataSource":
         places = [place for place in ("manifest", "hub", "parquet") if getattr(self, place) is not None]
@@ -146,6 +152,15 @@ class DataSource(Config):
         if self.hub is not None and self.split is None:
             raise ValueError(f"source '{self.name}': name the split of '{self.hub}', e.g. split: train")
         return self
+
+
+def manifest_at(place: str | Path, name: str | None = None) -> DataSource:
+    """A manifest of the command line, by its path or URL, called as its file is or by another name.
+
+    RecipeError for a URL of another kind.
+    """
+    require_place(place)
+    return DataSource(name=name or Path(place).stem, manifest=place)
 
 
 class UnlabelledSource(DataSource):

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from shibolet.errors import AudioError, DataError
 from shibolet.records.files import open_regular
+from shibolet.records.objects import local_file
+from shibolet.records.store import below, is_url, parent_of
 from shibolet.speech.textfiles import BadRow
 
 BATCH_ROWS = 64  # 30 s slices are about 0.2 MB encoded: a batch stays near 10 MB
@@ -74,10 +76,10 @@ class ArrowTable:
         return iter(self._table.select(columns).to_batches(BATCH_ROWS))
 
 
-def open_table(path: str | Path) -> ParquetTable | ArrowTable:
-    """The table at a path, from a small cache that notices a changed file; DataError if it cannot be read."""
-    path = Path(path)
-    with _reading(path):
+def open_table(place: str | Path) -> ParquetTable | ArrowTable:
+    """The table at a path or URL, from a small cache that notices a changed file; DataError if it cannot be read."""
+    path = local_file(place)
+    with _reading(place):
         with open_regular(path):  # a pipe would never end
             stat = path.stat()
         return _open(path, stat.st_mtime_ns, stat.st_size)
@@ -91,11 +93,11 @@ def _open(path: Path, mtime_ns: int, size: int) -> ParquetTable | ArrowTable:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(place: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
-        raise DataError(f"table {path} cannot be read: {first_line(error)}") from error
+        raise DataError(f"table {place} cannot be read: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -103,25 +105,25 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def read_cell(path: Path, row: int, column: str) -> bytes | Path:
-    """The encoded audio of one row, or the path of the file that the row points to."""
-    table = open_table(path)
+def read_cell(place: str | Path, row: int, column: str) -> bytes | str:
+    """The encoded audio of one row, or the path or URL of the file that the row points to."""
+    table = open_table(place)
     if column not in table.schema.names:
-        raise DataError(f"table {path} has no column '{column}'; it has {', '.join(table.schema.names)}")
+        raise DataError(f"table {place} has no column '{column}'; it has {', '.join(table.schema.names)}")
     if not 0 <= row < table.num_rows:
-        raise DataError(f"table {path} has {table.num_rows:,} rows, row {row:,} was asked for")
-    with _reading(path):
+        raise DataError(f"table {place} has {table.num_rows:,} rows, row {row:,} was asked for")
+    with _reading(place):
         cell = table.cell(row, column)
-    return encoded_audio(cell, path.parent)
+    return encoded_audio(cell, place)
 
 
-def read_foreign_batches(path: Path, columns: list[str]) -> Iterator[list[dict | BadRow]]:
+def read_foreign_batches(place: str | Path, columns: list[str]) -> Iterator[list[dict | BadRow]]:
     """The rows of a table as plain dicts, `BATCH_ROWS` at a time, with these columns only.
 
     Others wrote it: its text may be no UTF-8, its times none of a calendar.
     """
-    with _reading(path):
-        for batch in open_table(path).batches(columns):
+    with _reading(place):
+        for batch in open_table(place).batches(columns):
             try:
                 batch.validate(full=True)  # what a damaged file says of lengths must not be believed
                 rows = batch.to_pylist()
@@ -140,14 +142,12 @@ def _row_or_reason(batch: pa.RecordBatch, row: int) -> dict | BadRow:
         return BadRow("not_utf8" if is_text else "not_a_row", first_line(error))
 
 
-def encoded_audio(cell: object, folder: Path) -> bytes | Path:
-    """What an audio cell holds: its bytes, or a path (relative to the table's folder); AudioError if neither."""
+def encoded_audio(cell: object, table: Path | str) -> bytes | str:
+    """What an audio cell holds: its bytes, or a path or URL (relative to the table's folder); AudioError if neither."""
+    if isinstance(cell, dict):
+        cell = (cell.get("path") or None) if cell.get("bytes") is None else cell["bytes"]
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
-        return folder / cell
-    if isinstance(cell, dict) and cell.get("bytes") is not None:
-        return cell["bytes"]
-    if isinstance(cell, dict) and cell.get("path"):
-        return folder / cell["path"]
+        return below(parent_of(table) if is_url(table) else Path(table).parent, cell)
     raise AudioError("the audio column holds neither bytes nor a path", "missing_audio")

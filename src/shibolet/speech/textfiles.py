@@ -64,16 +64,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
                     yield number, _checked(line)
 
 
-def read_text(path: Path) -> str:
-    """All of a small file; BadRow where it cannot be read, OSError as in `Path.read_bytes`."""
+def read_text(path: Path, name: str) -> str:
+    """All of a small file; BadRow, by this name, where it cannot be read, OSError as in `Path.read_bytes`."""
     if (size := path.stat().st_size) > MAX_LINE_BYTES:
-        raise BadRow("too_long_text", f"{path.name} has {size:,} bytes")
+        raise BadRow("too_long_text", f"{name} has {size:,} bytes")
     content = path.read_bytes()
-    if name := _wide_encoding(content[:_HEAD_BYTES]):
-        raise BadRow("not_utf8", f"{path.name} is {name}: save it as UTF-8")
+    if encoding := _wide_encoding(content[:_HEAD_BYTES]):
+        raise BadRow("not_utf8", f"{name} is {encoding}: save it as UTF-8")
     text = _checked(content.decode("utf-8-sig", "surrogateescape"))
     if isinstance(text, BadRow):
-        raise BadRow(text.rule, f"{path.name}: {text.detail}")
+        raise BadRow(text.rule, f"{name}: {text.detail}")
     return text
 
 

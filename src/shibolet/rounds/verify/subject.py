@@ -18,6 +18,7 @@ from shibolet.model.protocols import Prompt
 from shibolet.records.documents.verified import CheckState
 from shibolet.records.files import hash_json
 from shibolet.records.reading import fault
+from shibolet.records.store import is_url
 from shibolet.records.utterance import Utterance
 from shibolet.speech import audio
 from shibolet.speech.read import read_source
@@ -64,8 +65,8 @@ class Clip:
 def read_clips(data: str, language: str, most: int = MOST) -> list[Clip]:
     """At most `most` utterances of 0.5 to 15 s with words, always the same ones; DataError when they are too few."""
     try:
-        at = {"manifest": Path(data)} if Path(data).exists() else {"hub": data}
-        source = DataSource(name=Path(data).name, **at)
+        key = "manifest" if is_url(data) or Path(data).exists() else "hub"
+        source = DataSource(name=Path(data).name, **{key: data})
     except ValidationError as error:
         raise RecipeError(
             f"'{data}' is neither a file here nor a data set of the Hub with known columns and split: {fault(error)}"
