@@ -52,7 +52,7 @@ def test_what_trains_or_evaluates_ends_with_2_and_names_the_sections(shibolet, t
     """Not with a traceback, nor once the data are heard."""
     code, out, err = shibolet(command, "only-audit.yaml")
     assert (code, out) == (2, "") and err.count("\n") == 1
-    assert f"has no section 'models' and no section 'train': it can be audited, but not used for '{command}'" in err
+    assert f"no section 'train', so it is not used for '{command}'" in err
     assert not (tmp_path / "runs").exists()
 
 
