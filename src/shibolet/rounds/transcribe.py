@@ -110,7 +110,7 @@ def transcribe_files(
     with (
         closing(engines.executor),
         _Outputs(targets, format) as outputs,
-        track(f"transcribe {len(paths)} recordings", "s of audio") as progress,
+        track(f"transcribe {len(paths):,} recording{'s' * (len(paths) != 1)}", "s of audio") as progress,
     ):
         total_s, heard_s = _total_s(paths), 0.0
 
