@@ -50,6 +50,8 @@ def opened(browser, path: Path, width: int = 1400, scheme: str = "light"):
 def test_axe_finds_nothing(browser, axe, folders, name, scheme, width):
     """A header without a name, text without contrast and what only a mouse can scroll shut people out."""
     for folder in folders:
+        if not (folder / name).is_file():  # two models are compared without an audit
+            continue
         page = opened(browser, folder / name, width, scheme)
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         page.evaluate(axe)
@@ -60,6 +62,16 @@ def test_axe_finds_nothing(browser, axe, folders, name, scheme, width):
         assert not faults, "\n".join([str(folder / name), *faults])
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{folder / name} is {wide} px wide on a screen of {width}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_long_names_do_not_widen_a_page(browser, folders, name):
+    """The id of a clip is often its path: a phone then shows a page that is wider than itself."""
+    page = opened(browser, folders[0] / name, 390)
+    long = "/srv/recordings/of/last/year/session-0001-speaker-0001.flac"
+    page.evaluate("(long) => { for (const one of document.querySelectorAll('code')) one.textContent = long; }", long)
+    assert page.evaluate("document.querySelectorAll('code').length") > 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_list_is_used_by_keyboard_alone(browser, folders):
