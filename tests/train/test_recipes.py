@@ -21,7 +21,11 @@ from shibolet.train.config import TrainConfig
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.schedule import lr_factor, phase_steps
 
-RECIPES = sorted(path.stem for path in Path(str(files("shibolet"))).glob("recipes/*.yaml"))
+RECIPES = sorted(
+    path.stem
+    for path in Path(str(files("shibolet"))).glob("recipes/*.yaml")
+    if "train" in yaml.safe_load(path.read_text())
+)
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ class AuditConfig(Config):
 
     # Model that finds when each word is said; null or none: the recogniser's word times are used, if it gives any
     aligner: str | None = "Qwen/Qwen3-ForcedAligner-0.6B"
-    # Model whose hearing decides: a Qwen3-ASR or Whisper in any layout, a CTC model, or a file of hypotheses (.jsonl,
-    # .csv or .tsv). null: nothing can be audited; enough to score and compare.
+    # Model whose hearing decides: one that can be trained here, a Whisper in any layout, a CTC model, or a file of
+    # hypotheses (.jsonl, .csv or .tsv). null: nothing can be audited; enough to score and compare.
     recogniser: str | None = None
     # Model that judges what `prepare` kept; null: `recogniser` again, and the report says so
     second_gate_recogniser: str | None = None

@@ -19,7 +19,7 @@ def clips_needed(max_false_accept_pct: float) -> int:
 class LabelConfig(Config):
     """Who writes texts for audio, who listens to them again, and how much of what they agree on may train."""
 
-    writer: str | None = None  # the Qwen3-ASR or Whisper whose texts are used; null: `models.base`
+    writer: str | None = None  # the model whose texts are used; null: `models.base`
     # A second model that hears the same audio, as for `audit.recogniser`; null: `audit.recogniser`
     listener: str | None = None
     # Recordings are cut at pauses into pieces of at most this many seconds
