@@ -18,6 +18,7 @@ from real_size import (
     best_device,
     bytes_of,
     free,
+    launch_layers,
     machine,
     mean_batches,
     new_model,
@@ -25,8 +26,6 @@ from real_size import (
     recipe_config,
 )
 
-from shibolet.model.fast import graphs
-from shibolet.model.qwen3_asr import launching
 from shibolet.train.memory import GIB
 
 TOLERANCE_PCT = 7.0
@@ -34,8 +33,7 @@ TOLERANCE_PCT = 7.0
 
 def steps(stepper: Stepper, packs: Sequence[Any], launched: str) -> int:
     """Three steps, of which the last is looked at; bytes that the allocator has reserved in it."""
-    graphs._SEEN_BEFORE = 1 if launched == "graphs" else 10**9
-    launching._CHAINS.clear()  # what was recorded
+    launch_layers(launched)
     for _ in range(2):
         stepper(packs)
     free()

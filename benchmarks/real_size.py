@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
 from shibolet.model.family import family_of
+from shibolet.model.fast import graphs
+from shibolet.model.qwen3_asr import launching
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.packed import Pack, lay_out
@@ -227,6 +229,12 @@ def bytes_of(pack: Any) -> int:
     """Of a pack's tensors."""
     tensors = (getattr(pack, name) for name in pack.__slots__)
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+
+def launch_layers(how: str) -> None:
+    """Have layers in training launched as "graphs", or each "single"; what was recorded before is forgotten."""
+    graphs._SEEN_BEFORE = 1 if how == "graphs" else 10**9
+    launching._CHAINS.clear()
 
 
 def free(*_: object) -> None:

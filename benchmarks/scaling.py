@@ -24,6 +24,7 @@ from real_size import (
     Stepper,
     audio_s,
     free,
+    launch_layers,
     machine,
     mean_batches,
     new_model,
@@ -33,8 +34,6 @@ from real_size import (
     timed,
 )
 
-from shibolet.model.fast import graphs
-from shibolet.model.qwen3_asr import launching
 from shibolet.train import shards
 from shibolet.train.config import PhaseConfig
 from shibolet.train.packing import divide
@@ -96,8 +95,7 @@ def run(ranks: PartialState, phase: PhaseConfig, args: argparse.Namespace) -> It
     for _ in range(args.turns):
         for (how, launched), rows in found.items():
             shards.Shards = EXCHANGES.get(how, Shards)
-            graphs._SEEN_BEFORE = 1 if launched == "graphs" else 10**9
-            launching._CHAINS.clear()  # what was recorded
+            launch_layers(launched)
             stepper.optimizer = stepper.new_optimizer(stepper.optimizer)
             stepper.optimizer.set_lr(1e-3)
             free()  # peaks begin anew
