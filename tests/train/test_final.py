@@ -1,5 +1,6 @@
 """The trained model on disk: protects from other bytes than the float32 weights give, and from work done twice."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.parts import select
 from shibolet.model.qwen3_asr import save
 from shibolet.model.qwen3_asr.load import load_recogniser
-from shibolet.train import host_copies, stage
+from shibolet.train import checkpoint, host_copies, stage
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.phases import add_adapters
 from shibolet.train.writer import CheckpointWriter
@@ -116,6 +117,27 @@ def test_one_that_was_cut_off_before_its_result_loads_one_model_and_ends_with_th
     counted.clear()
     run(base_dir, prepared_dir, tmp_path / "cut", config)
     assert len(counted) == 1 and contents(tmp_path / "cut" / "final") == contents(tmp_path / "whole" / "final")
+
+
+@pytest.mark.parametrize(("wers", "step"), [((0.5, 0.1, 0.3, 0.2), 3), ((0.5, 0.4, 0.3, 0.2), 6)], ids=["B", "last"])
+def test_the_result_is_written_while_the_last_checkpoint_is(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch, wers: tuple, step: int
+):
+    """Both are gigabytes: one after the other, nobody trains meanwhile, also where the result is long on disk."""
+    plain, waited = checkpoint.write_weights, []
+
+    def write(files, *args):
+        if any("step-00000006" in str(path) for path in files):
+            begun, final = time.monotonic(), tmp_path / "final"
+            while not (there := final.is_dir()) and time.monotonic() < begun + 20:
+                time.sleep(0.01)
+            waited.append(there)
+        return plain(files, *args)
+
+    monkeypatch.setattr(checkpoint, "write_weights", write)
+    result = run(base_dir, prepared_dir, tmp_path, tiny_config(), score_dev=FallingWer(wers))
+    assert result.chosen_step == step and waited == [True]
+    assert CheckpointStore(tmp_path / "checkpoints").latest().step == 6
 
 
 def test_room_for_the_first_checkpoint_is_made_before_the_first_step(

@@ -144,10 +144,9 @@ class Keeper:
     def weights(self, steps: Sequence[int]) -> dict[str, Tensor]:
         """The mean of these checkpoints, and as it was before what they do not have and trained later.
 
-        That of the last step need not be on disk yet; for others all that was submitted is waited for. On the main
-        rank.
+        What is being written is waited for only where one of them may be part of it. On the main rank.
         """
         found = self._writer.copied(*steps) if len(steps) == 1 else None
-        if not found:
+        if not found and not set(steps) <= set(self.store.steps()):
             self._writer.wait()
         return self._untrained | (found or average_weights([self.store.at(step) for step in steps]))
