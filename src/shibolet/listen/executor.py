@@ -32,6 +32,7 @@ from shibolet.listen.processes import (
     leave_signals_to_parent,
     send_outcome,
 )
+from shibolet.model.gpus import num_gpus
 from shibolet.records.ahead import Ahead
 
 HERE = "this machine"  # where every process of `Processes` is
@@ -147,16 +148,17 @@ class Processes(KeepsDecoders, Dispatcher):
     A process keeps what it has loaded from one `map` to the next, as far as that takes it too.
     """
 
-    has_gpus, is_elsewhere = None, False
+    is_elsewhere = False
 
     def __init__(
         self,
         environments: Sequence[dict[str, str]],
         num_threads: int | None = None,
         decoders: Decoders | None = None,
+        has_gpus: bool | None = None,
     ) -> None:
         """`num_threads` of torch on the CPU in each; None: torch's choice. `decoders`: of this process."""
-        self._decoders = decoders
+        self._decoders, self.has_gpus = decoders, has_gpus
         self.num_processes = len(environments)
         self._peers = [_Peer(environment, num_threads) for environment in environments]
 
@@ -323,14 +325,15 @@ def _serve(connection: Connection, num_threads: int | None) -> None:
 def _free_memory() -> None:
     gc.collect()
     if "torch" in sys.modules:
-        sys.modules["torch"].cuda.empty_cache()
+        import torch  # to its end, where another thread has begun
+
+        torch.cuda.empty_cache()
 
 
 def local_executor(num_threads: int | None = None, decoders: Decoders | None = None) -> Executor:
     """All GPUs that this process sees, a process each; with one or none, this process. It goes on with `decoders`."""
-    import torch
-
-    if (num_gpus := torch.cuda.device_count()) < 2:
+    if (num := num_gpus()) < 2:
         return Here(decoders)
-    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or range(num_gpus)
-    return Processes([{"CUDA_VISIBLE_DEVICES": str(name)} for name in list(seen)[:num_gpus]], num_threads, decoders)
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or range(num)
+    environments = [{"CUDA_VISIBLE_DEVICES": str(name)} for name in list(seen)[:num]]
+    return Processes(environments, num_threads, decoders, has_gpus=True)

@@ -46,9 +46,9 @@ class Models:
 
     def set_threads(self) -> None:
         """As many CPU threads in this process as the recipe says, before a model runs in it."""
-        import torch
-
         if self.recipe.num_threads:
+            import torch
+
             torch.set_num_threads(self.recipe.num_threads)
 
     @property
@@ -165,6 +165,8 @@ class Models:
             begin()
         if is_here:
             load_now(*listeners)  # which has begun: this thread ends when they are loaded
+        else:
+            import torch  # noqa: F401  # a later stage needs it here, and would wait for it
 
     def start_processes(self, *models: str) -> None:
         """Start those that hear, where they are several, as far as they take no memory of a GPU: it may be in use."""

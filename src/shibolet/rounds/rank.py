@@ -12,6 +12,7 @@ from typing import Any
 
 from shibolet.errors import Preempted, ProcessLost, RankLost, RecipeError, ShiboletError
 from shibolet.evaluate.config import EvaluateConfig
+from shibolet.model.gpus import num_gpus
 from shibolet.records.config import Config
 from shibolet.records.files import write_json
 from shibolet.records.reading import read_cached
@@ -104,9 +105,7 @@ def _nobody(message: object) -> None:
 
 def require_gpus(gpus: int) -> int:
     """How many GPUs there are; RecipeError where there are some, and fewer than that."""
-    import torch
-
-    if (num_devices := torch.cuda.device_count()) and gpus > num_devices:
+    if (num_devices := num_gpus()) and gpus > num_devices:
         raise RecipeError(f"--gpus {gpus}: there are {num_devices} GPUs here")
     return num_devices
 
