@@ -1,5 +1,7 @@
 """Room for a checkpoint's copies: protects from copies that lie on each other, and from memory that is got twice."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -72,15 +74,41 @@ def test_memory_that_cannot_be_had_is_a_sentence_where_the_copy_is_asked_for(cud
     copies.close()
 
 
+def test_blocks_are_locked_one_by_one_and_the_driver_is_free_between_two(cudart: Cudart, monkeypatch):
+    """The driver does nothing else while it locks: with all blocks at once the first step waited for six seconds."""
+    register, locking, most, pauses = cudart.cudaHostRegister, [], [], []
+
+    def locked(address: int, num_bytes: int, flags: int) -> int:
+        locking.append(address)
+        time.sleep(0.002)
+        most.append(len(locking))
+        locking.pop()
+        return register(address, num_bytes, flags)
+
+    class Pauses(threading.Event):
+        def wait(self, timeout: float) -> bool:
+            pauses.append((timeout, len(locking)))
+            return super().wait(timeout)
+
+    monkeypatch.setattr(cudart, "cudaHostRegister", locked)
+    monkeypatch.setattr(host_copies, "Event", Pauses)
+    copies = HostCopies(page_locked=True)
+    copies.lay_out({f"w{number}": (torch.Size([4096]), torch.uint8) for number in range(20)})
+    copies.copy("w0", torch.ones(4096, dtype=torch.uint8))
+    assert most == [1] * 20 and len(pauses) == 20 and all(took >= 0.002 and not held for took, held in pauses)
+    copies.close()
+    assert not cudart.locked
+
+
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_memory_that_was_got_beside_what_could_not_be_had_is_given_back(cudart: Cudart, monkeypatch, failing: int):
     """Pages that stay locked are lost to the machine for as long as the process lives."""
     plain, sizes = host_copies._block, [5000, 6000, 7000]
 
-    def block(num_bytes: int, *, page_locked: bool) -> torch.Tensor:
+    def block(num_bytes: int, *, is_touched: bool) -> torch.Tensor:
         if num_bytes // 1000 == sizes[failing] // 1000:
             raise OutOfMemory("no more")
-        return plain(num_bytes, page_locked=page_locked)
+        return plain(num_bytes, is_touched=is_touched)
 
     monkeypatch.setattr(host_copies, "_block", block)
     copies = HostCopies(page_locked=True)

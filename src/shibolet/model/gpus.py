@@ -39,6 +39,8 @@ def _by_driver(visible: str | None) -> int | None:
 
 def _is_built_with_cuda() -> bool:
     torch = find_spec("torch")
-    return torch is not None and torch.origin is not None and (
-        Path(torch.origin).parent / "lib" / "libtorch_cuda.so"
-    ).exists()
+    return (
+        torch is not None
+        and torch.origin is not None
+        and (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").exists()
+    )

@@ -8,12 +8,9 @@ import hashlib
 import json
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,19 +18,17 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
 from shibolet.model.folders import INDEX
-from shibolet.records.ahead import Ahead
+from shibolet.records.ahead import in_lanes
 from shibolet.records.files import remember_hash, write_bytes
 
 SHARD_SIZE = "2GB"
 _LANES = 8  # files at once: a core writes and hashes 1 GB/s
-_LANES_BESIDE = 2
 _SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h: whole files, for an offset and a length of 0
 _PIECE_BYTES = 8 << 20  # is written and hashed while it is in a core's cache
 _NAMES = {  # in the order in which a file has them: the widest last here are the first there
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.int32: "I32", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64",
 }  # fmt: skip
-Result = TypeVar("Result")
 _RANKS = {dtype: rank for rank, dtype in enumerate(_NAMES)}
 
 
@@ -45,7 +40,7 @@ def write_weights(
     Until `hurry` is set, where there is one, most cores are left to others. Returns, or raises what one of them failed
     of, when nothing is being written any more. Nothing is on disk for certain before `sync_weights`.
     """
-    return _several(lambda path: _write(path, files[path], metadata), list(files), hurry)
+    return in_lanes(lambda path: _write(path, files[path], metadata), list(files), _LANES, hurry)
 
 
 def sync_weights(hashes: Mapping[Path, str]) -> None:
@@ -56,7 +51,7 @@ def sync_weights(hashes: Mapping[Path, str]) -> None:
             os.fsync(file.fileno())
         remember_hash(path, hashes[path])
 
-    _several(sync, list(hashes))
+    in_lanes(sync, list(hashes), _LANES)
 
 
 def write_sharded(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -69,27 +64,6 @@ def write_sharded(path: Path, state: Mapping[str, Tensor]) -> None:
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_bytes(path / INDEX, json.dumps(index, indent=2).encode())
-
-
-def _several(function: Callable[[Path], Result], paths: Sequence[Path], hurry: Event | None = None) -> list[Result]:
-    """`function` of each, `_LANES` at once, `_LANES_BESIDE` before `hurry`; an error is raised when all have ended."""
-    found: dict[Path, Result] = {}
-    waiting = deque(paths)
-
-    def go() -> None:
-        while waiting:
-            try:
-                path = waiting.popleft()
-            except IndexError:  # another lane was faster
-                return
-            found[path] = function(path)
-
-    with ExitStack() as lanes:
-        for number in range(min(_LANES, len(paths))):
-            while hurry and number >= _LANES_BESIDE and waiting and not hurry.wait(0.05):
-                pass
-            lanes.callback(Ahead(go).get)
-    return [found[path] for path in paths]
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> str:

@@ -2,11 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable
-from threading import Thread
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from threading import Event, Thread
 from typing import Generic, TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+LANES_BESIDE = 2
 _BEFORE_END_S = 40.0  # libraries of a training take half of it to load
 
 
@@ -39,6 +43,32 @@ class Ahead(Generic[Result]):
         if self._error is not None:
             raise self._error
         return self._result
+
+
+def in_lanes(
+    function: Callable[[Item], Result], items: Sequence[Item], num_lanes: int, hurry: Event | None = None
+) -> list[Result]:
+    """`function` of each item in order, `num_lanes` at once, where there is one `LANES_BESIDE` before `hurry` is set.
+
+    An error is raised when all have ended.
+    """
+    found: dict[int, Result] = {}
+    waiting = deque(range(len(items)))
+
+    def go() -> None:
+        while waiting:
+            try:
+                at = waiting.popleft()
+            except IndexError:  # another lane was faster
+                return
+            found[at] = function(items[at])
+
+    with ExitStack() as lanes:
+        for number in range(min(num_lanes, len(items))):
+            while hurry and number >= LANES_BESIDE and waiting and not hurry.wait(0.05):
+                pass
+            lanes.callback(Ahead(go).get)
+    return [found[at] for at in range(len(items))]
 
 
 def before_end(progress: Callable[[int, int], None], then: Callable[[], None]) -> Callable[[int, int], None]:

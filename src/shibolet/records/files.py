@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from shibolet.errors import DiskError, ShiboletError
-from shibolet.records.ahead import Ahead
+from shibolet.records.ahead import in_lanes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _KEPT_BYTES = 16 << 20  # files from here on are not hashed again: 1 to 2 GB/s a core
@@ -201,11 +201,7 @@ def _digest(file: BinaryIO) -> str:
 def hash_files(paths: Sequence[Path]) -> list[str]:
     """`hash_file` of each in order, large ones several at once: neither reading nor hashing holds Python's lock."""
     large = [path for path in paths if path.stat().st_size >= _KEPT_BYTES]
-    lanes = [large[first::_LANES] for first in range(min(_LANES, len(large)))]
-    hashing = [Ahead(lambda lane=lane: [hash_file(path) for path in lane]) for lane in lanes]
-    found: dict[Path, str] = {}
-    for lane, hashes in zip(lanes, hashing, strict=True):
-        found |= zip(lane, hashes.get(), strict=True)
+    found = dict(zip(large, in_lanes(hash_file, large, _LANES), strict=True))
     return [found[path] if path in found else hash_file(path) for path in paths]
 
 

@@ -1,22 +1,25 @@
 """Room in host memory for copies of a checkpoint's tensors, which the disk then takes its time with.
 
 Next to a GPU it is page-locked: copies come at the speed of the bus, and stay until the training ends, as getting ten
-GiB takes seconds. It is got in blocks by threads of their own, while there is something else to do.
+GiB takes seconds. It is got in blocks by threads of their own, while there is something else to do. The driver locks
+one block at a time and does nothing else meanwhile, so blocks are small, and between two of them it is left alone.
 """
 
 import mmap
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from math import prod
+from threading import Event, Lock
 
 import torch
 from torch import Tensor
 
 from shibolet.errors import OutOfMemory
-from shibolet.records.ahead import Ahead
+from shibolet.records.ahead import Ahead, in_lanes
 
-_BLOCK_BYTES = 1 << 30  # or one tensor
+_BLOCK_BYTES = 128 << 20  # or one tensor; it is locked in some 40 ms
+_LANES = 8  # blocks that get their pages at once
 _PORTABLE = 1  # cudaHostRegisterPortable: whichever GPU the copies come from
 _ALIGNED = 512  # bytes; copies begin at multiples of it
 
@@ -31,19 +34,24 @@ class HostCopies:
         self._blocks: list[Tensor] = []  # of bytes
         self._copies: dict[str, Tensor] = {}
         self._laying = Ahead(lambda: None)
+        self._locking = Lock()
+        self._awaited = Event()  # somebody wants to copy, and waits for all the room there is to be
 
     def lay_out(self, layout: Layout) -> None:
         """Begin to make room for a copy of each of these; earlier copies are good until the next `copy`."""
         self._laying.get()
+        self._awaited.clear()
         self._laying = Ahead(lambda: self._lay_out(layout))
 
     def copy(self, key: str, tensor: Tensor) -> Tensor:
         """A copy in the host's memory; it is whole once the device has been waited for."""
+        self._awaited.set()
         self._laying.get()
         return self._copies[key].copy_(tensor, non_blocking=True)
 
     def close(self) -> None:
         """Give the memory back."""
+        self._awaited.set()
         with suppress(OutOfMemory):  # then nothing was copied
             self._laying.get()
         self._copies.clear()
@@ -59,6 +67,8 @@ class HostCopies:
         while True:
             for at, (block, begin) in enumerate(free):
                 for key in list(left):
+                    if begin >= len(block):
+                        break
                     shape, dtype = left[key]
                     end = begin + prod(shape) * dtype.itemsize
                     if end <= len(block):
@@ -76,16 +86,23 @@ class HostCopies:
         found: dict[int, Tensor] = {}
 
         def get(at: int) -> None:
-            found[at] = _block(sizes[at], page_locked=self._page_locked)
+            found[at] = self._new_block(sizes[at])
 
         try:
-            with ExitStack() as threads:  # waits for all of them
-                for at in range(len(sizes)):
-                    threads.callback(Ahead(partial(get, at)).get)
+            in_lanes(get, range(len(sizes)), _LANES)
         finally:
             new = [found[at] for at in sorted(found)]
             self._blocks += new
         return new
+
+    def _new_block(self, num_bytes: int) -> Tensor:
+        block = _block(num_bytes, is_touched=self._page_locked)
+        if self._page_locked:
+            with self._locking, _memory_errors():
+                started = time.perf_counter()
+                _lock_pages(block)
+                self._awaited.wait(time.perf_counter() - started)  # others, who wait for the driver, have their turn
+        return block
 
 
 def _sizes(layout: Layout) -> Iterator[int]:
@@ -100,22 +117,27 @@ def _sizes(layout: Layout) -> Iterator[int]:
     yield size
 
 
-def _block(num_bytes: int, *, page_locked: bool) -> Tensor:
-    """Zeroed memory in pages of its own."""
-    try:
+def _block(num_bytes: int, *, is_touched: bool) -> Tensor:
+    """Zeroed memory in pages of its own, which are there once it `is_touched`."""
+    with _memory_errors():
         pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError, AttributeError):  # no such pages here
             pages.madvise(mmap.MADV_HUGEPAGE)
         block = torch.frombuffer(pages, dtype=torch.uint8)
-        if page_locked:
+        if is_touched:
             block.numpy()[:: mmap.PAGESIZE] = 0  # has pages here and now, and not while the driver holds its lock
-            _lock_pages(block)
+    return block
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         raise OutOfMemory(
             f"the host's memory does not hold a copy of masters and moments, which a checkpoint needs ({error}); train "
             "fewer parts, or take a machine with more memory"
         ) from error
-    return block
 
 
 def _lock_pages(block: Tensor) -> None:
