@@ -7,6 +7,7 @@ ratios over groups of one speaker or recording, by the linearised variance of a 
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -30,12 +31,12 @@ COUNTS: dict[str, Callable[[str], tuple[int, int]]] = {
     "marks_per_word": lambda text: (count_marks(text), len(text.split())),
     "ends_in_mark": lambda text: (ends_in_mark(text), 1),
     "words_with_digits": lambda text: (sum(any(map(str.isdigit, word)) for word in text.split()), len(text.split())),
-    "capitals": lambda text: (sum(map(str.isupper, text)), sum(char.isupper() or char.islower() for char in text)),
+    "capitals": lambda text: (own := sum(map(str.isupper, text)), own + sum(map(str.islower, text))),
     "latin_letters": lambda text: (len(_LATIN.findall(text)), sum(map(str.isalpha, text))),
     "pointed_words": lambda text: (sum(bool(_POINTS.search(word)) for word in text.split()), len(text.split())),
     "own_geresh": lambda text: (
         own := len(_OWN_GERESH.findall(text)),
-        own + len(_ASCII_GERESH.findall(text.translate({0x2019: "'", 0x201D: '"'}))),
+        own + len(_ASCII_GERESH.findall(text.replace("\u2019", "'").replace("\u201d", '"'))),
     ),
 }
 # What a target keeps, so that a model would have to learn both: points and forms of geresh are one there.
@@ -53,27 +54,32 @@ def writing_of(utterances: Sequence[Utterance]) -> Writing:
     sources: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         sources.setdefault(utterance.source, []).append(utterance)
+    counts_of = cache(_counts)  # a text is looked at for its source and for its domain
     styles = []
     for source, own in sources.items():
-        styles.append(_style(source, None, own))
+        styles.append(_style(source, None, own, counts_of))
         domains: dict[str, list[Utterance]] = {}
         for utterance in own:
             domains.setdefault(utterance.domain or "unknown", []).append(utterance)
         if len(domains) > 1:
-            styles += [_style(source, domain, members) for domain, members in domains.items()]
+            styles += [_style(source, domain, members, counts_of) for domain, members in domains.items()]
     return Writing(styles=styles, warnings=_warnings([style for style in styles if style.domain is None]))
 
 
-def _style(source: str, domain: str | None, utterances: Sequence[Utterance]) -> WritingStyle:
+def _counts(text: str) -> list[tuple[int, int]]:
+    return [count(text) for count in COUNTS.values()]
+
+
+def _style(
+    source: str, domain: str | None, utterances: Sequence[Utterance], counts_of: Callable[[str], list[tuple[int, int]]]
+) -> WritingStyle:
     looked_at = utterances[:: -(-len(utterances) // LOOKED_AT)]
     groups = connected([keys_of(f"id {u.id}", u.recording, u.speaker) for u in looked_at])
     _, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    shares = {}
-    for name, count in COUNTS.items():
-        counted = np.array([count(u.text) for u in looked_at], dtype=float)  # [U, 2]
-        sums = np.zeros((group_of.max() + 1, 2))
-        np.add.at(sums, group_of, counted)
-        shares[name] = _share(sums)
+    counted = np.array([counts_of(u.text) for u in looked_at], dtype=float)  # [U, COUNTS, 2]
+    sums = np.zeros((group_of.max() + 1, *counted.shape[1:]))
+    np.add.at(sums, group_of, counted)
+    shares = {name: _share(sums[:, at]) for at, name in enumerate(COUNTS)}
     return WritingStyle(source=source, domain=domain, texts=len(utterances), **shares)
 
 
