@@ -130,6 +130,24 @@ def test_a_process_that_was_killed_while_it_was_idle_is_replaced() -> None:
         assert square_by(one, 4) == 16
 
 
+def test_those_that_hear_are_ended_and_those_that_decode_stay() -> None:
+    """A training needs the GPUs, and what it trains on is decoded first; who hears next finds new ones."""
+    with processes(1) as one:
+        worker = one.decoders(1)
+        before = [*worker.map(pid_in, [0])]
+        assert square_by(one, 3) == 9
+        process = one._peers[0]._child.process
+        one.kill()
+        process.join(30)
+        assert process.exitcode == -signal.SIGKILL
+        assert [*worker.map(pid_in, [0])] == before
+        assert square_by(one, 4) == 16
+
+
+def pid_in(worker, item: int) -> int:
+    return worker.run(os.getpid, timeout_s=60)
+
+
 @dataclass(frozen=True)
 class NeverOpens:
     at_once = 1

@@ -1,8 +1,15 @@
-"""What hears on several GPUs starts at once: protects from a round that first imports torch in its own process."""
+"""Those that hear start at once and end early: protects from a round, and from a training, that waits for them."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from audit_documents import gate_verdict
+
+from shibolet.recipe import load_recipe
+from shibolet.rounds import flow
+from shibolet.rounds.shared import Round, open_round
 
 SCRIPT = """
 import sys
@@ -26,3 +33,49 @@ def test_processes_of_gpus_start_before_torch_is_imported(tmp_path: Path) -> Non
     """It takes two to four seconds, and those that hear need it themselves: one import after the other, all wait."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "run"], capture_output=True, text=True)
     assert done.stdout == "2\n2 True False\n", done.stderr
+
+
+TAUGHT = [
+    "models.teacher=builtin:round1",
+    "train={phases: [{name: T, num_epochs: 1, lr_by_part: {projector: 1e-4}, objective: distil}], lora: null, "
+    "distil: {texts: true}}",
+]
+
+
+class Stopped(Exception):
+    """The round is far enough."""
+
+
+@pytest.mark.parametrize(
+    ("next_stage", "is_trained", "changes", "is_ended"),
+    [
+        ("continue", False, [], True),
+        ("repair", False, [], False),
+        ("continue", True, [], False),
+        ("continue", False, TAUGHT, False),
+    ],
+    ids=["training is next", "what is kept is heard", "trained before", "a teacher writes texts"],
+)
+def test_they_let_go_of_gpus_while_data_are_prepared_unless_they_are_needed_again(
+    tmp_path: Path, monkeypatch, next_stage: str, is_trained: bool, changes: list[str], is_ended: bool
+) -> None:
+    """A GPU takes most of a second to be let go of, and libraries take twelve to be loaded again."""
+    gate = gate_verdict("STOP" if next_stage == "repair" else "PROCEED", next=next_stage)
+    ended = []
+
+    def prepare(current: Round, meanwhile) -> None:
+        meanwhile()
+        raise Stopped
+
+    monkeypatch.setattr(flow.auditing, "do_audit", lambda current, meanwhile: None)
+    monkeypatch.setattr(flow.auditing, "do_gate", lambda current: gate)
+    monkeypatch.setattr(flow.stages, "train_ahead", lambda current: None)
+    monkeypatch.setattr(flow.stages, "do_prepare", prepare)
+    monkeypatch.setattr(Round, "begin_to_make_way", lambda self: ended.append(True))
+    with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
+        if is_trained:
+            current.folder.final.mkdir(parents=True)
+            current.folder.stage("train", {}).finish()
+        with pytest.raises(Stopped):
+            flow.run_stages(current)
+    assert ended == [True] * is_ended

@@ -114,7 +114,7 @@ def test_sets_on_the_hub_are_asked_for_the_target_domain_before_the_training(tmp
     gate = gate_verdict("PROCEED")
     monkeypatch.setattr(flow.auditing, "do_audit", lambda current, meanwhile: done.append("audit"))
     monkeypatch.setattr(flow.auditing, "do_gate", lambda current: gate)
-    monkeypatch.setattr(flow.stages, "do_prepare", lambda current: done.append("prepare"))
+    monkeypatch.setattr(flow.stages, "do_prepare", lambda current, meanwhile: done.append("prepare"))
     with open_round(load_recipe("demo", sets), tmp_path / "run", "run", lambda sentence: None) as current:
         with pytest.raises(RecipeError, match=r"'broadcast' \(domains: whatsapp\)"):
             flow.run_stages(current)

@@ -191,7 +191,13 @@ class Processes(KeepsDecoders, Dispatcher):
         self._close_decoders()
         self._abandon()
 
+    def kill(self) -> None:
+        """Have those that hear end, which takes a second where a GPU is let go of; `close` waits for it."""
+        for peer in self._peers:
+            peer.kill()
+
     def _abandon(self) -> None:
+        self.kill()  # all of them, before one is waited for
         for peer in self._peers:
             peer.close()
 
@@ -262,6 +268,10 @@ class _Peer(Peer):
                 run.put_back(task)
         if had_begun:
             _LOG.warning("a process was lost; what it had in hand (%d chunks) is tried again", len(tasks))
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.process.kill()
 
     def close(self) -> None:
         if self._child is not None:

@@ -50,7 +50,7 @@ def _as_far_as_verdicts_let(current: Round) -> int:
         current.tell("gate.accept names INVALID: the round goes on, and drops only what cannot be decoded")
     scoring.require_target_domain(current)  # what is on the Hub is read now: it is needed after the training anyway
     stages.train_ahead(current)
-    stages.do_prepare(current)
+    stages.do_prepare(current, lambda: None if gate.next == "repair" else stages.end_hearing_ahead(current))
     if gate.next == "repair":
         auditing.do_audit(current, prepared=True)
         repaired = auditing.do_gate(current, prepared=True)

@@ -202,6 +202,13 @@ class Models:
         gc.collect()
         torch.cuda.empty_cache()  # nothing where CUDA was not used yet
 
+    def begin_to_make_way(self) -> None:
+        """Have processes that hear on GPUs end while others work, before `make_way` waits for it."""
+        from shibolet.listen.executor import Processes
+
+        if isinstance(self._executor, Processes):
+            self._executor.kill()
+
     def make_way(self) -> int:
         """Let go of every loaded model, before training needs the memory; the number of GPUs."""
         import torch

@@ -1,5 +1,6 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from shibolet.speech.text import get_language
 from shibolet.train.spent import TrainClock
 
 
-def do_prepare(current: Round) -> Prepared:
+def do_prepare(current: Round, meanwhile: Callable[[], None] = lambda: None) -> Prepared:
     """What is left to train on; hears first what the sample left out, where the recipe wants it heard.
 
+    `meanwhile` is called before the data are prepared, when nothing is heard for that any more.
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
     from shibolet.prepare.processes import is_worth_processes
@@ -52,6 +54,7 @@ def do_prepare(current: Round) -> Prepared:
         **({"long": audited_hash(folder.audited_long)} if recut else {}),
     }
     stage = current.begin("prepare", inputs, reads)
+    meanwhile()
     if not stage.done:
         decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
         with current.track("prepare") as progress, decoding as decoders:
@@ -88,6 +91,12 @@ def train_ahead(current: Round) -> None:
     current.start_ranks()  # each has workers of its own
     if current.gpus == 1 and worker_count(current.recipe.train.num_workers, torch.device(best_device()), 1):
         begin_to_load_workers()
+
+
+def end_hearing_ahead(current: Round) -> None:
+    """Have those that hear let go of their GPUs, where a training is next and needs nobody to transcribe for it."""
+    if not (current.folder.finished("train") or teaching.is_asked(current.recipe.train)):
+        current.begin_to_make_way()
 
 
 def do_train(current: Round) -> TrainResult:
