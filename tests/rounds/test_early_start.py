@@ -1,15 +1,22 @@
 """Those that hear start at once and end early: protects from a round, and from a training, that waits for them."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 from audit_documents import gate_verdict
 
+from shibolet.listen import open as opening
+from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
 from shibolet.rounds import flow
+from shibolet.rounds.rank import get_ready
 from shibolet.rounds.shared import Round, open_round
+from shibolet.train import stage
 
 SCRIPT = """
 import sys
@@ -79,3 +86,36 @@ def test_they_let_go_of_gpus_while_data_are_prepared_unless_they_are_needed_agai
         with pytest.raises(Stopped):
             flow.run_stages(current)
     assert ended == [True] * is_ended
+
+
+def test_a_rank_loads_the_base_while_it_waits_and_no_other_model_is_trained_for_it(tmp_path: Path, monkeypatch) -> None:
+    """Two seconds are saved; a base in another precision, or one that was written anew meanwhile, is loaded."""
+    base, loads = tmp_path / "base", []
+    shutil.copytree(resolve("builtin:round1"), base)
+    plain = stage.load_recogniser
+    monkeypatch.setattr(
+        stage, "load_recogniser", lambda name, dtype: loads.append(str(dtype)) or plain(name, dtype=dtype)
+    )
+    get_ready(str(base), False, "fp32")
+    assert loads == ["torch.float32"]
+    assert stage._load(str(base), "fp32").identity and len(loads) == 1
+    assert stage._load(str(base), "fp32").identity and len(loads) == 2  # the first has been trained
+    get_ready(str(base), False, "fp32")
+    assert str(stage._load(str(base), "bf16").model.dtype) == "torch.bfloat16" and len(loads) == 4
+    get_ready(str(base), False, "fp32")
+    (base / "generation_config.json").write_text("{}")
+    changed = stage._load(str(base), "fp32")
+    assert len(loads) == 6 and changed.identity == opening.listener_identity(str(base))
+
+
+def test_tritons_hash_of_itself_is_taken_beside_the_loading_of_a_model(monkeypatch) -> None:
+    """It is a hash of hundreds of MB, and the first kernel waits for it; without Triton nothing happens."""
+    hashed = Event()
+    monkeypatch.setattr(opening, "may_have_gpu", lambda: True)
+    monkeypatch.setitem(sys.modules, "triton.runtime.cache", None)
+    opening.import_opener("builtin:ctc")
+    for name in ("triton", "triton.runtime"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "triton.runtime.cache", SimpleNamespace(triton_key=hashed.set))
+    opening.import_opener("builtin:ctc")
+    assert hashed.wait(60)

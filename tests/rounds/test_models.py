@@ -230,7 +230,7 @@ def test_a_training_loads_its_libraries_while_data_are_prepared(opened, monkeypa
         def close(self) -> None:
             done.append("closed")
 
-    def prepare(current):
+    def prepare(current, meanwhile):
         assert done == ["audit", *begun]
         raise DataError("there are none")
 

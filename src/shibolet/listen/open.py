@@ -15,11 +15,13 @@ from shibolet.listen.engine import Engine
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import Engines, Lazy, require_identity
 from shibolet.listen.protocols import Aligner, Recogniser
+from shibolet.model.fast.compiling import begin_to_hash_compiler
 from shibolet.model.folders import (
     CTRANSLATE2_WEIGHTS,
     best_device,
     dtype_on,
     identity_of,
+    may_have_gpu,
     read_config,
     resolve,
 )
@@ -54,6 +56,8 @@ def import_opener(name: str) -> None:
         import_module(f"shibolet.listen.{module}")
     if has_family(config):
         import_module(outline_of(config).module)
+    if may_have_gpu():
+        begin_to_hash_compiler()
 
 
 def open_aligner(name: str, language: str, *, device: str | None = "cpu") -> Aligner:

@@ -110,16 +110,19 @@ def require_gpus(gpus: int) -> int:
     return num_devices
 
 
-def get_ready(base: str, has_workers: bool) -> None:
-    """In a process that will be a rank: load the libraries that a training needs, and have its workers' loaded."""
+def get_ready(base: str, has_workers: bool, precision: str) -> None:
+    """In a process that will be a rank: load the libraries that a training needs, have its workers' loaded, and load
+    the base, which takes no memory of a GPU.
+    """
     if has_workers:
         begin_to_load_workers()
     from shibolet.listen.open import import_opener
     from shibolet.model.folders import is_local
-    from shibolet.train import stage  # noqa: F401
+    from shibolet.train import stage
 
     if is_local(base):
         import_opener(base)
+        stage.load_ahead(base, precision)
 
 
 def set_to_work(

@@ -101,9 +101,11 @@ class Round(Models):
         from shibolet.train.reader import worker_count
 
         require_gpus(self.gpus)
-        num_workers = worker_count(self.recipe.train.num_workers, torch.device(best_device()), self.gpus)
+        train = self.recipe.train
+        has_workers = worker_count(train.num_workers, torch.device(best_device()), self.gpus) > 0
         with suppress(OSError):  # they are started when there is work
-            self._ranks = Ranks(self.gpus, get_ready=partial(get_ready, self.recipe.models.base, num_workers > 0))
+            ready = partial(get_ready, self.recipe.models.base, has_workers, train.precision)
+            self._ranks = Ranks(self.gpus, get_ready=ready)
 
     def take_ranks(self) -> "Ranks | None":
         """Those that wait for a training, which ends them; None where there are none, or one has died of something."""

@@ -63,6 +63,7 @@ from shibolet.train.utilisation import utilisation_of
 DevScorer = Callable[[LoadedModel, str], DevRates]
 _RESULT = "result.json"
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_AHEAD: dict[tuple[str, str], LoadedModel] = {}  # by name and precision, what waits for a job that trains it
 
 
 def run_train(
@@ -127,6 +128,19 @@ def run_train(
     return result
 
 
+def load_ahead(base: str, precision: str) -> None:
+    """Load a base into the host's memory for `run_train`, which this process will be asked for."""
+    _AHEAD[base, precision] = load_recogniser(base, dtype=_DTYPES[precision])
+
+
+def _load(base: str, precision: str) -> LoadedModel:
+    found = _AHEAD.pop((base, precision), None)
+    _AHEAD.clear()
+    if found is not None and found.identity == identity_of(resolve(base)):
+        return found
+    return load_recogniser(base, dtype=_DTYPES[precision])
+
+
 def _result_in(out_dir: Path) -> TrainResult | None:
     return TrainResult.read(path) if (path := out_dir / _RESULT).exists() else None
 
@@ -166,7 +180,7 @@ def _open(
     ranks: PartialState, prepared_dir: Path, base: str, config: TrainConfig, language: str, seed: int,
     by_source: Mapping[str, str], replay: Replay | None, teacher: str | None, texts: Mapping[str, str],
 ) -> _Opened:  # fmt: skip
-    loaded = load_recogniser(base, dtype=_DTYPES[config.precision])
+    loaded = _load(base, config.precision)
     family = loaded.family
     if why := family.untrainable(loaded.model.config):  # now, not after the untrained model is scored
         raise ModelError(f"model '{base}': {why}")

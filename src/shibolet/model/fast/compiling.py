@@ -6,9 +6,12 @@ these calls against what hearing and training launch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+from shibolet.records.ahead import Ahead
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,17 @@ class Widths:
     key_heads: int
     head_dim: int
     vocab: int
+
+
+def begin_to_hash_compiler() -> None:
+    """Have Triton's hash of its own files taken: the first kernel that a process launches would wait a second for it.
+
+    Nothing where Triton is missing, or has it at another place.
+    """
+    with suppress(ImportError):
+        from triton.runtime.cache import triton_key
+
+        Ahead(triton_key, may_be_cut_off=True)  # which keeps it
 
 
 def compile_alone() -> None:
