@@ -17,6 +17,7 @@ from shibolet.model.qwen3_asr import save
 from shibolet.model.qwen3_asr.load import load_recogniser
 from shibolet.train import checkpoint, host_copies, stage
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
+from shibolet.train.keeper import Keeper
 from shibolet.train.phases import add_adapters
 from shibolet.train.writer import CheckpointWriter
 
@@ -161,3 +162,21 @@ def test_room_for_the_first_checkpoint_is_made_before_the_first_step(
     ]  # fmt: skip
     in_b = told[: told.index("step 4")]
     assert "_block" in in_b and "_block" not in in_b[in_b.index("submit") : -1 - in_b[::-1].index("lay_out")]
+
+
+def test_weights_that_never_trained_are_copied_before_the_model_goes_to_its_device(
+    base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch
+):
+    """From a GPU they come back at 1 GB/s, while nobody trains; what a roll-back goes to must be the same."""
+    seen, plain = {}, Keeper.will_train
+
+    def will_train(self, names):
+        before, parameters = set(self._untrained), dict(self._model.named_parameters())
+        plain(self, names)
+        for name in self._untrained.keys() - before:
+            seen[name] = self._untrained[name].equal(parameters[name])
+        assert not self._untrained.keys() & self._copied.get().keys()  # each was taken from there
+
+    monkeypatch.setattr(Keeper, "will_train", will_train)
+    run(base_dir, prepared_dir, tmp_path, tiny_config())
+    assert len(seen) > 20 and all(seen.values()) and any("lora_A" in name for name in seen)

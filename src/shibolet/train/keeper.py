@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from shibolet.records.ahead import Ahead
 from shibolet.train import copies
 from shibolet.train.checkpoint import CheckpointStore, average_weights, load_weights
 from shibolet.train.host_copies import Layout
@@ -25,6 +26,11 @@ class Keeper:
         on_gpu = next(model.parameters()).is_cuda
         self._writer = CheckpointWriter(store, page_locked=on_gpu)
         self._untrained: dict[str, Tensor] = {}  # weights as they were before they trained, for a roll-back
+        self._copied: Ahead[dict[str, Tensor]] | None = None  # of weights that never trained
+
+    def untrained_from(self, copied: Ahead[dict[str, Tensor]]) -> None:
+        """Take weights from these copies, in place of copying them when they begin to train."""
+        self._copied = copied
 
     @property
     def failed(self) -> bool:
@@ -72,10 +78,11 @@ class Keeper:
 
     def will_train(self, names: Iterable[str]) -> None:
         """Remember these weights as they are now, if they never trained before."""
-        weights = dict(self._model.named_parameters())
+        weights, copied = dict(self._model.named_parameters()), self._copied.get() if self._copied else {}
         for name in names:
             if name not in self._untrained:
-                self._untrained[name] = weights[name].detach().to("cpu", copy=True)
+                found = copied.pop(name, None)
+                self._untrained[name] = weights[name].detach().to("cpu", copy=True) if found is None else found
 
     def enter_phase(self, optimizer: MasterAdamW) -> None:
         """Begin to make room for checkpoints of what trains now, and remember weights that never trained before."""

@@ -24,6 +24,7 @@ from shibolet.model.folders import best_device, identity_of, resolve
 from shibolet.model.lora import merge_lora, save_lora
 from shibolet.model.parts import spread_parts
 from shibolet.model.protocols import Prompt, Targets
+from shibolet.records.ahead import Ahead
 from shibolet.records.documents.plan import Plan
 from shibolet.records.documents.training import DevRates, StepRow, TrainResult
 from shibolet.records.files import disk_errors, hash_json, sync_dir, write_bytes
@@ -48,7 +49,7 @@ from shibolet.train.objectives.cost import teacher_blueprint
 from shibolet.train.objectives.given import Given
 from shibolet.train.objectives.registry import objectives_of
 from shibolet.train.packing import check_fit
-from shibolet.train.phases import add_adapters, enter_phase
+from shibolet.train.phases import add_adapters, enter_phase, phase_groups
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import any_rank, by_main, from_main, join_ranks, require_same
 from shibolet.train.reader import PackReader, threads_beside, worker_count
@@ -104,7 +105,7 @@ def run_train(
     done = from_main(_result_in(out_dir) if opened.is_main else None)
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
-    config, plan = _plan(opened, config, seed, out_dir, teacher)
+    config, plan, untrained = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, this_node().num_ranks))
@@ -113,6 +114,8 @@ def run_train(
         on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
         release_dev=release_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
+
+    trainer.keeper.untrained_from(untrained)
 
     def at_end(state: TrainState) -> Choice:
         trainer.keeper.hurry()
@@ -204,8 +207,11 @@ def _open(
 
 def _plan(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, teacher: str | None
-) -> tuple[TrainConfig, Plan]:
-    """The settings with the planned length of packs, and the plan; the model then has its adapters and its device."""
+) -> tuple[TrainConfig, Plan, Ahead[dict[str, Tensor]]]:
+    """The settings with the planned length of packs, the plan, and copies of what will train, as it is now.
+
+    The model has its adapters then, and is on its device.
+    """
     model, ranks, examples = opened.model, opened.ranks, opened.examples
     add_adapters(model, config, seed)
     plan = make_plan(
@@ -217,10 +223,13 @@ def _plan(
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
     if opened.is_main:
         plan.write(out_dir / "plan.json")
-    model.to(ranks.device)
+    names = {name for phase in config.phases for group in phase_groups(model, phase).values() for name in group}
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if name in names}
+    untrained = Ahead(lambda: {name: weight.clone() for name, weight in weights.items()})
+    model.to(ranks.device)  # from where they would come back more slowly
     if config.fast == "auto":
         opened.loaded.family.fuse(model)
-    return config, plan
+    return config, plan, untrained
 
 
 def _given(
