@@ -1,6 +1,7 @@
 """Weight files: protects from other bytes than the library's, a hash of others, and writing that goes on unseen."""
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -33,6 +34,24 @@ def test_a_file_has_the_bytes_of_the_library_and_the_hash_of_the_file(tmp_path: 
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     assert found == hash_file(tmp_path / "theirs")
     assert load_file(tmp_path / "ours")["t"].equal(tensors["t"])
+
+
+def test_the_disk_begins_with_what_is_written_while_more_is(tmp_path: Path, monkeypatch):
+    """With 12 GB it would stand still for a second, until the first files are whole; every byte is begun with once."""
+    calls = []
+
+    def begin(descriptor: int, offset: int, num_bytes: int) -> None:
+        calls.append((offset, num_bytes, os.fstat(descriptor).st_size))  # what is on its way has left this process
+
+    monkeypatch.setattr(weights, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(weights, "_SYNC_BYTES", 1000)
+    monkeypatch.setattr(weights, "_begin_to_sync", begin)
+    write_weights({tmp_path / "file": {"w": torch.zeros(1100), "b": torch.zeros(33)}})
+    size = (tmp_path / "file").stat().st_size
+    *parts, last = calls
+    assert len(parts) == 4 and all(1000 <= num < 1200 and offset + num <= written for offset, num, written in parts)
+    ends = [0, *(offset + num for offset, num, _ in parts)]
+    assert [offset for offset, *_ in calls] == ends and last == (ends[-1], 0, size)
 
 
 def test_what_was_written_and_synced_is_not_read_again_for_its_hash(tmp_path: Path, monkeypatch):

@@ -23,7 +23,8 @@ from shibolet.records.files import remember_hash, write_bytes
 
 SHARD_SIZE = "2GB"
 _LANES = 8  # files at once: a core writes and hashes 1 GB/s
-_SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h: whole files, for an offset and a length of 0
+_SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h
+_SYNC_BYTES = 64 << 20  # after so many the disk begins with them: at the end of a file it has been idle for a second
 _PIECE_BYTES = 8 << 20  # is written and hashed while it is in a core's cache
 _NAMES = {  # in the order in which a file has them: the widest last here are the first there
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16",
@@ -71,21 +72,26 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     digest = hashlib.sha256()
     path.unlink(missing_ok=True)  # it may be a link to a file of another folder
     with path.open("wb") as file:
+        begun = 0  # bytes that the disk has begun with
         for data in (_header({name: tensors[name] for name in names}, metadata), *map(tensors.get, names)):
             view = memoryview(data if isinstance(data, bytes) else _bytes_of(data))
             for begin in range(0, len(view), _PIECE_BYTES):
                 piece = view[begin : begin + _PIECE_BYTES]
                 digest.update(piece)
                 file.write(piece)
+                if (end := file.tell()) - begun >= _SYNC_BYTES:
+                    file.flush()
+                    _begin_to_sync(file.fileno(), begun, end - begun)
+                    begun = end
         file.flush()
-        _begin_to_sync(file.fileno())
+        _begin_to_sync(file.fileno(), begun, 0)
     return digest.hexdigest()[:16]
 
 
-def _begin_to_sync(descriptor: int) -> None:
-    """On Linux have the disk begin with what was written, so that `sync_weights` has less to wait for."""
+def _begin_to_sync(descriptor: int, offset: int, num_bytes: int) -> None:
+    """On Linux have the disk begin with these bytes, so that `sync_weights` has less to wait for; 0 is to the end."""
     if sys.platform == "linux" and (begin := getattr(ctypes.CDLL(None), "sync_file_range", None)):
-        begin(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+        begin(descriptor, ctypes.c_int64(offset), ctypes.c_int64(num_bytes), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
