@@ -13,6 +13,7 @@ from transformers import Qwen3ASRFeatureExtractor, Qwen3ASRForConditionalGenerat
 from shibolet.demo import tiny
 from shibolet.errors import ModelError
 from shibolet.listen.open import open_recogniser
+from shibolet.model import folders
 from shibolet.model.family import LoadedModel
 from shibolet.model.folders import identity_of, resolve
 from shibolet.model.outline import offline_config
@@ -146,6 +147,21 @@ def test_files_that_are_not_whole_are_named(native_dir: Path, name: str, content
     with pytest.raises(ModelError, match=sentence) as caught:
         load_recogniser(str(native_dir))
     assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_is_read_once(native_dir: Path, monkeypatch):
+    """It is 11 MB of JSON: to look through it before the library does takes .4 s of each process that loads a model."""
+    plain = folders.read_mapping
+
+    def read(name: str, path: Path) -> dict:
+        assert path.name != "tokenizer.json"
+        return plain(name, path)
+
+    monkeypatch.setattr(folders, "read_mapping", read)
+    assert len(load_recogniser(str(native_dir)).tokenizer) > 100
+    monkeypatch.setattr(folders, "MAX_JSON_BYTES", (native_dir / "config.json").stat().st_size)
+    with pytest.raises(ModelError, match=r"tokenizer\.json has 0 MiB, more than such a file can have"):
+        load_recogniser(str(native_dir))
 
 
 def test_weights_of_another_size_are_named(native_dir: Path):

@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3ASRConfig,
@@ -25,6 +24,7 @@ from shibolet.model.folders import (
     identity_of,
     opening,
     read_config,
+    read_tokenizer,
     require_shapes,
     require_tokenizer,
     weight_files,
@@ -81,7 +81,7 @@ def open_folder(name: str) -> ModelFolder:
         raise ModelError(f"model '{name}' is a '{config.get('model_type')}', not a Qwen3-ASR (config.json in {path})")
     weight_files(name, path)
     require_tokenizer(name, path)
-    tokenizer = from_folder(AutoTokenizer, path)
+    tokenizer = read_tokenizer(name, path)
     folder = ModelFolder(path, config, read_native(path, config, tokenizer), tokenizer, is_aligner(config))
     with opening(path):
         folder.check_weights()

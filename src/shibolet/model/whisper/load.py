@@ -10,7 +10,6 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -24,6 +23,7 @@ from shibolet.model.folders import (
     identity_of,
     opening,
     read_config,
+    read_tokenizer,
     require_shapes,
     require_tokenizer,
     weight_files,
@@ -82,7 +82,7 @@ def open_folder(name: str) -> ModelFolder:
             f"model '{name}': {path}/config.json says max_source_positions {whisper.max_source_positions}; shibolet "
             f"trains Whispers that hear 30 s ({WINDOW_STATES})"
         )
-    folder = ModelFolder(path, whisper, from_folder(AutoTokenizer, path), _extractor(name, path, whisper))
+    folder = ModelFolder(path, whisper, read_tokenizer(name, path), _extractor(name, path, whisper))
     with opening(path):
         folder.check_weights()
     return folder
