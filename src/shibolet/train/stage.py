@@ -110,12 +110,10 @@ def run_train(
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, this_node().num_ranks))
     trainer = _trainer(
-        opened, config, seed, out_dir, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
+        opened, config, seed, out_dir, untrained, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
         on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
         release_dev=release_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
-
-    trainer.keeper.untrained_from(untrained)
 
     def at_end(state: TrainState) -> Choice:
         trainer.keeper.hurry()
@@ -251,7 +249,8 @@ def _given(
 
 
 def _trainer(
-    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, *, num_workers: int, last_phase: int,
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, untrained: Ahead[dict[str, Tensor]], *,
+    num_workers: int, last_phase: int,
     score_dev: DevScorer | None, release_dev: Callable[[], bool], start_trackers: Callable[[], Trackers],
     on_step: StepCallback | None, given: Given,
 ) -> GradualUnfreezeTrainer:  # fmt: skip
@@ -271,7 +270,7 @@ def _trainer(
         family, opened.targets.frame, opened.loaded.extractor, device=ranks.device, augment=config.augment, seed=seed,
         cache_gib=config.feature_cache_gib, num_workers=num_workers, needs=needs, open_cache=open_cache,
     )  # fmt: skip
-    return GradualUnfreezeTrainer(
+    trainer = GradualUnfreezeTrainer(
         model=model, thaw=partial(enter_phase, model), objective_of=objective_of, reader=reader, examples=examples,
         checkpoint_activations=partial(family.checkpoint_activations, model),
         release_launches=partial(family.release_launches, model),
@@ -287,6 +286,8 @@ def _trainer(
             utilisation=utilisation_of(config, model, examples, ranks.device, ranks.num_processes),
         ),
     )  # fmt: skip
+    trainer.keeper.untrained_from(untrained)
+    return trainer
 
 
 def _train(
