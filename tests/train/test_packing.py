@@ -8,6 +8,7 @@ from shibolet.train.packing import (
     check_fit,
     divide,
     epoch_order,
+    fullest,
     packs_of,
     packs_of_rank,
     step_utterances,
@@ -80,3 +81,19 @@ def test_an_utterance_that_no_pack_holds_is_an_error_and_no_endless_search():
     with pytest.raises(ValueError, match="an utterance of 108 tokens in packs of 100"):
         packs_of([0], [108], 100)
     assert packs_of([], [108], 100) == []
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "most", "chosen"),
+    [
+        ([3, 9, 5, 9, 4], 23, 9, [1, 3, 2]),
+        ([3, 9, 5, 9, 4], 22, 9, [1, 3, 4]),  # what does not fit is passed over
+        ([3, 9, 5, 9, 4], 99, 2, [1, 3]),
+        ([7, 7, 7], 14, 9, [0, 1]),
+        ([7], 6, 9, []),
+        ([], 6, 9, []),
+    ],
+)
+def test_the_fullest_pack_has_the_longest_that_fit_and_of_equal_ones_the_first(lengths, room, most, chosen):
+    """All ranks try the same one before the first step, and its memory is what a plan promises."""
+    assert fullest(lengths, room, most) == chosen

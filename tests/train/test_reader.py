@@ -64,6 +64,17 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     assert ahead.waited_s > 0
 
 
+def test_a_pack_is_read_in_the_order_in_which_its_audio_lies(examples, prompt, loaded, monkeypatch):
+    """A row is read with its 64 neighbours, and a pack is put together by length: on dev each row was a read of all."""
+    read, plain = [], reading.load
+    monkeypatch.setattr(reading, "load", lambda audio: read.append(audio.row) or plain(audio))
+    chosen = tuple(examples[at] for at in (5, 1, 7, 0, 3))
+    decoded = PackReader(FAMILY, prompt.frame, loaded.extractor)._decoder[PackRequest(0, 0, 0, chosen)]
+    assert read == sorted(read) and len(set(read)) == 5
+    frames = tuple(example.num_frames for example in chosen)
+    assert decoded.num_frames == frames and len(set(frames)) == 5
+
+
 @pytest.mark.slow("train", seconds=5)
 def test_a_signal_to_all_processes_leaves_the_workers_to_their_parent(examples, prompt, loaded):
     """Ctrl-C and a scheduler's signal reach all of them: the step needs its packs to end with a checkpoint."""

@@ -103,8 +103,10 @@ def packs_of(utterances: Sequence[int], lengths: Sequence[int], pack_tokens: int
 def fullest(lengths: Sequence[int], pack_tokens: int, most: int) -> list[int]:
     """The fullest pack there can be: the longest that fit, at most so many; of equal ones the first."""
     chosen, room = [], pack_tokens
-    for utterance in sorted(range(len(lengths)), key=lambda u: (-lengths[u], u)):
-        if len(chosen) < most and lengths[utterance] <= room:
+    for utterance in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        if len(chosen) == most:
+            break
+        if lengths[utterance] <= room:
             chosen.append(utterance)
             room -= lengths[utterance]
     return chosen

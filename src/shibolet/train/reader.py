@@ -70,13 +70,20 @@ class Decoder(Dataset):
         self._num_bins, self._needs = num_bins, needs
 
     def __getitem__(self, request: PackRequest) -> Decoded:
-        clips = [self.clip(example, request.epoch) for example in request.examples]
+        clips = self._clips(request)
         frames = self._frames(clips)
         drawn = [self.augmentation(example, request.epoch) for example in request.examples]
         heard = [self._family.num_heard_frames(len(clip)) for clip in clips]
         masks = [d.mask(n, self._num_bins) if d else SpecMask() for d, n in zip(drawn, heard, strict=True)]
         samples = self._family.lay_samples(clips, masks, self._num_bins)
         return Decoded(self.lay_out(request.examples, frames), frames, samples)
+
+    def _clips(self, request: PackRequest) -> list[np.ndarray]:
+        """Of each utterance; read in the order in which they lie, as a row of a table is read with its neighbours."""
+        examples = request.examples
+        places = sorted(range(len(examples)), key=lambda i: (examples[i].audio.path, examples[i].audio.row or 0))
+        clips = {place: self.clip(examples[place], request.epoch) for place in places}
+        return [clips[place] for place in range(len(examples))]
 
     def longest(self, examples: Sequence[TrainExample]) -> Decoded:
         """A pack of these utterances as long as any epoch has them, silent: their audio is not read."""
