@@ -11,6 +11,8 @@ import pytest
 from audit_documents import gate_verdict
 
 from shibolet.listen import open as opening
+from shibolet.listen.decoders import Decoders
+from shibolet.listen.executor import Processes
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
 from shibolet.rounds import flow
@@ -40,6 +42,20 @@ def test_processes_of_gpus_start_before_torch_is_imported(tmp_path: Path) -> Non
     """It takes two to four seconds, and those that hear need it themselves: one import after the other, all wait."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "run"], capture_output=True, text=True)
     assert done.stdout == "2\n2 True False\n", done.stderr
+
+
+def test_those_that_hear_start_before_those_that_decode_and_once(tmp_path: Path, monkeypatch) -> None:
+    """A dozen that decode take half a second to start, one after the other, and are needed later."""
+    begun = []
+    monkeypatch.setattr("shibolet.model.folders.may_have_gpu", lambda: True)
+    for place in ("shibolet.model.gpus", "shibolet.listen.executor"):
+        monkeypatch.setattr(f"{place}.num_gpus", lambda: 2)
+    monkeypatch.setattr(Processes, "begin", lambda self, work: begun.append("hear"))
+    monkeypatch.setattr(Decoders, "start", lambda self: begun.append("decode"))
+    with open_round(load_recipe("demo", []), tmp_path / "run", "run", lambda sentence: None) as current:
+        current.hear_ahead("audit", "builtin:round1", lambda: begun.append("load"))
+        current._end_loading()
+    assert begun == ["hear", "decode", "load"]
 
 
 TAUGHT = [

@@ -119,7 +119,8 @@ class Models:
         where it is needed.
         """
         from shibolet.listen.open import HYPOTHESES
-        from shibolet.model.folders import is_here, is_local
+        from shibolet.model.folders import is_here, is_local, may_have_gpu
+        from shibolet.model.gpus import num_gpus
 
         if not self.folder.finished(stage):
             self.compile_ahead()
@@ -133,13 +134,16 @@ class Models:
                 self._hashed(name)
         if self._loading or self.folder.finished(stage) or not all(name in self._identities for name in listeners):
             return
+        are_started = self.on is None and may_have_gpu() and num_gpus() > 1
+        if are_started:
+            self.start_processes(*listeners)  # they import for longest: before a dozen others are started
         self.decoders.start()
         from shibolet.speech import read  # noqa: F401
 
         if any(source.hub for source in self.recipe.data.train):
             from shibolet.speech import hub  # noqa: F401
 
-        self._loading = Ahead(partial(self._load, recogniser, begin))
+        self._loading = Ahead(partial(self._load, recogniser, begin, are_started))
 
     def compile_ahead(self) -> None:
         """Begin to compile kernels for the models that hear and train, once, where there may be a GPU."""
@@ -149,7 +153,7 @@ class Models:
             with suppress(OSError):  # nothing waits for them
                 self._compiling = begin_to_compile(self.recipe)
 
-    def _load(self, recogniser: str, begin: Callable[[], None]) -> None:
+    def _load(self, recogniser: str, begin: Callable[[], None], are_started: bool) -> None:
         from shibolet.listen.executor import Here
         from shibolet.listen.lazy import load_now
         from shibolet.listen.open import import_opener
@@ -160,7 +164,8 @@ class Models:
             if is_here:
                 for name in names:  # before anything waits for a hash
                     import_opener(name)
-            self.start_processes(*names)
+            if not are_started:
+                self.start_processes(*names)
             listeners = self.aligner, self.recogniser(recogniser)
             begin()
         if is_here:
