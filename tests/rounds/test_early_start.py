@@ -135,3 +135,15 @@ def test_tritons_hash_of_itself_is_taken_beside_the_loading_of_a_model(monkeypat
     monkeypatch.setitem(sys.modules, "triton.runtime.cache", SimpleNamespace(triton_key=hashed.set))
     opening.import_opener("builtin:ctc")
     assert hashed.wait(60)
+
+
+def test_the_first_model_that_is_opened_waits_for_no_search_for_others(monkeypatch) -> None:
+    """It goes through all objects of torch and transformers."""
+    looked = []
+    monkeypatch.setattr(opening, "_KEPT", {})
+    monkeypatch.setattr(opening.gc, "collect", lambda: looked.append(len(opening._KEPT)))
+    opening.let_go()
+    assert looked == []
+    opening._KEPT["identity", "cpu"] = object()
+    opening.let_go()
+    assert looked == [0]

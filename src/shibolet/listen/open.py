@@ -145,8 +145,9 @@ def _family_model(name: str, path: Path, device: str) -> "LoadedModel":
 
 def let_go() -> None:
     """Keep no model for who opens the same one next."""
-    _KEPT.clear()
-    gc.collect()  # a model and its parts may hold each other
+    if _KEPT:
+        _KEPT.clear()
+        gc.collect()  # a model and its parts may hold each other; it takes .3 s to look through libraries for them
 
 
 def open_executor(on: str | None, num_threads: int | None = None, decoders: Decoders | None = None) -> Executor:
