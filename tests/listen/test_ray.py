@@ -1,5 +1,6 @@
 """A real Ray cluster on this machine: the bytes of one process, a killed node and a killed actor, and its refusals."""
 
+import json
 import os
 import signal
 import sys
@@ -17,8 +18,10 @@ from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
 from shibolet.listen.lazy import LazyListener
 from shibolet.listen.open import open_executor
+from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.stage import run_prepare
 from shibolet.records.files import write_jsonl
-from shibolet.records.utterance import AudioRef
+from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.audio import load
 
 RATE = 16000
@@ -84,15 +87,60 @@ def test_an_audit_on_a_cluster_leaves_the_files_of_one_machine(nodes, run_cli, m
 
 
 @pytest.mark.slow("listen", seconds=60)
-def test_scores_and_transcripts_of_a_cluster_are_those_of_one_machine(
-    nodes, run_cli, manifest: Path, tmp_path: Path
-) -> None:
+def test_scores_of_a_cluster_are_those_of_one_machine(nodes, run_cli, manifest: Path, tmp_path: Path) -> None:
     command = ["evaluate", "--model", "builtin:round1", "--manifest", str(manifest), "--language", "Hebrew", "--json"]
     code, one, err = run_cli(*command, "-o", str(tmp_path / "one"))
     assert code == 0, err
     code, found, err = run_cli(*command, "-o", str(tmp_path / "cluster"), "--on", "ray")
     assert (code, found) == (0, one), err
     assert files_of(tmp_path / "cluster") == files_of(tmp_path / "one")
+
+
+@pytest.mark.slow("listen", seconds=60)
+def test_transcripts_of_a_folder_on_a_cluster_are_those_of_one_machine(
+    nodes, run_cli, manifest: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Each node hears whole groups of recordings: an order, a broken file or its exit code could get lost between."""
+    monkeypatch.setattr("shibolet.listen.recordings.GROUP_S", 4.0)  # 30 short clips are seven groups
+    command = ["transcribe", str(manifest.parent / "audio"), "--model", "builtin:round1", "--language", "Hebrew"]
+    command += ["--format", "jsonl", "--aligner", "builtin:aligner", "--out"]
+    code, _, told = run_cli(*command, str(tmp_path / "one"))
+    assert code == 3 and "7.wav" in told
+    code, _, err = run_cli(*command, str(tmp_path / "cluster"), "--on", "ray")
+    assert code == 3 and [line for line in err.splitlines() if "7.wav" in line], err
+    one = files_of(tmp_path / "one")
+    assert len(one) == 29 and "7.jsonl" not in one and sum(b'"words"' in content for content in one.values()) > 5
+    assert files_of(tmp_path / "cluster") == one
+
+
+@pytest.mark.slow("listen", seconds=60)
+def test_prepared_data_of_a_cluster_are_those_of_one_machine_though_a_node_is_killed(
+    nodes, manifest: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Shards lie on the machine that asked, rows in the order of the list: which node encoded a row shows nowhere."""
+    cluster, alive = nodes
+    monkeypatch.setattr("shibolet.prepare.processes.CHUNK_UTTERANCES", 2)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    utterances = [
+        Utterance(id=row["id"], audio=AudioRef(path=row["audio"]), text=row["text"], duration_s=row["duration"],
+                  source="noise", recording=row["id"])
+        for row in rows
+    ]  # fmt: skip
+    config = PrepareConfig(unheard="keep", dev_frac=0.1, min_duration_s=0.1, shard_utterances=8)
+    prepare = partial(run_prepare, utterances, {}, config=config, language="he", seed=0)
+    prepare(out_dir=tmp_path / "one")
+    with closing(open_executor("ray", num_threads=1)) as executor:
+
+        def kill(done: int, total: int) -> None:
+            if len(alive) == 3 and done:
+                cluster.remove_node(alive.pop(), allow_graceful=False)
+
+        monkeypatch.setattr("shibolet.prepare.stage.PROGRESS_UTTERANCES", 4)
+        made = prepare(out_dir=tmp_path / "cluster", decoders=executor.share(1), executor=executor, on_progress=kill)
+    assert len(alive) == 2 and made.dropped_by_rule["undecodable"].utterances == 1
+    one = files_of(tmp_path / "one")
+    assert len(one) >= 6 and files_of(tmp_path / "cluster") == one
+    alive.append(cluster.add_node(num_cpus=1, **SMALL))
 
 
 class Fatal:
