@@ -20,11 +20,16 @@ from shibolet.listen.lazy import LazyListener
 from shibolet.listen.open import open_executor
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
+from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
+from shibolet.records.manifest import read_manifest
 from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.rounds import teaching
+from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import load
 
 RATE = 16000
+CONFIG = PrepareConfig(unheard="keep", dev_frac=0.1, min_duration_s=0.1, shard_utterances=8)
 SMALL = {"object_store_memory": 80_000_000}
 
 
@@ -61,6 +66,18 @@ def manifest(tmp_path: Path) -> Path:
     Path(made[7]["audio"]).write_bytes(b"RIFF")
     write_jsonl(tmp_path / "noise.jsonl", made)
     return tmp_path / "noise.jsonl"
+
+
+def noise_of(manifest: Path) -> list[Utterance]:
+    """The same, each of a recording of its own."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    return [
+        Utterance(
+            id=row["id"], audio=AudioRef(path=row["audio"]), text=row["text"], duration_s=row["duration"],
+            source="noise", recording=row["id"],
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -120,14 +137,7 @@ def test_prepared_data_of_a_cluster_are_those_of_one_machine_though_a_node_is_ki
     """Shards lie on the machine that asked, rows in the order of the list: which node encoded a row shows nowhere."""
     cluster, alive = nodes
     monkeypatch.setattr("shibolet.prepare.processes.CHUNK_UTTERANCES", 2)
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    utterances = [
-        Utterance(id=row["id"], audio=AudioRef(path=row["audio"]), text=row["text"], duration_s=row["duration"],
-                  source="noise", recording=row["id"])
-        for row in rows
-    ]  # fmt: skip
-    config = PrepareConfig(unheard="keep", dev_frac=0.1, min_duration_s=0.1, shard_utterances=8)
-    prepare = partial(run_prepare, utterances, {}, config=config, language="he", seed=0)
+    prepare = partial(run_prepare, noise_of(manifest), {}, config=CONFIG, language="he", seed=0)
     prepare(out_dir=tmp_path / "one")
     with closing(open_executor("ray", num_threads=1)) as executor:
 
@@ -141,6 +151,22 @@ def test_prepared_data_of_a_cluster_are_those_of_one_machine_though_a_node_is_ki
     one = files_of(tmp_path / "one")
     assert len(one) >= 6 and files_of(tmp_path / "cluster") == one
     alive.append(cluster.add_node(num_cpus=1, **SMALL))
+
+
+@pytest.mark.slow("listen", seconds=40)
+def test_what_a_teacher_writes_on_a_cluster_is_what_it_writes_on_one_machine(
+    nodes, manifest: Path, tmp_path: Path
+) -> None:
+    """It hears rows of shards in the run folder, and no files of the corpus."""
+    run_prepare(noise_of(manifest), {}, config=CONFIG, language="he", seed=0, out_dir=tmp_path / "prepared")
+    train = [u for u in read_manifest(tmp_path / "prepared" / "manifest.jsonl") if "train-" in u.audio.path]
+    for name, on in (("one", None), ("cluster", "ray")):
+        with open_round(load_recipe("demo"), tmp_path / f"run-{name}", "train", lambda sentence: None) as current:
+            current.on = on
+            texts, _ = teaching._written(current, "builtin:round1", train, tmp_path / name)
+        assert len(texts) == len(train) > 20 and sum(map(bool, texts.values())) > 5
+    one = files_of(tmp_path / "one")
+    assert len(one) > 1 and files_of(tmp_path / "cluster") == one
 
 
 class Fatal:
