@@ -67,10 +67,9 @@ def run_prepare(
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `decoders` do the work, None: two threads of this process; with an `executor`, those of the nodes of a cluster, and
-    this process writes. `machine_texts` are utterances with texts of machines, or
-    taken back: they train, and are never dev. `corrected` are texts by a person; by the rows of `recut` other
-    utterances that train are cut. Without `holds_out` there is no dev.
+    `decoders` do the work, None: two threads of this process; with an `executor`, its nodes do, and this one writes.
+    `machine_texts` are utterances with texts of machines, or taken back: they train, and are never dev. `corrected` are
+    texts by a person; by the rows of `recut` other utterances that train are cut. Without `holds_out` there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken, tally, by_person = get_language(language), Tally(), CorrectedTexts(corrected, utterances)
@@ -79,8 +78,7 @@ def run_prepare(
     find = by_person.finder(by_machine.finder(_finder(verdicts, config)))
     notes = [*_notes_on_hearing(utterances, verdicts, config), *by_person.notes]
     with ExitStack() as stack:
-        decoders = decoders or stack.enter_context(closing(Decoders(0)))
-        work = MakePieces(decoders, language, config)
+        work = MakePieces(decoders or stack.enter_context(closing(Decoders(0))), language, config)
         work.begin() if executor is None else executor.begin(work)
         fit = _not_refused(utterances, find, spoken, config, tally)
         dealt = split(fit, config, seed) if holds_out else undivided(fit)
@@ -102,10 +100,9 @@ def run_prepare(
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: len({own for own, part in zip(dealt.groups, dealt.parts) if part == name}) for name in SPLITS}
     prepared = tally.prepared(
-        num_given, groups, unread=count_by_rule(unread),
+        num_given, groups, unread=count_by_rule(unread), writing=writing_of(utterances),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
         notes=(*notes, *cut, *by_machine.notes, *dealt.notes, *_notes_on_beside(utterances, kept)),
-        writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared
