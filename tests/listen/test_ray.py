@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -132,9 +133,12 @@ def test_transcripts_of_a_folder_on_a_cluster_are_those_of_one_machine(
 
 @pytest.mark.slow("listen", seconds=60)
 def test_prepared_data_of_a_cluster_are_those_of_one_machine_though_a_node_is_killed(
-    nodes, manifest: Path, tmp_path: Path, monkeypatch
+    nodes, manifest: Path, tmp_path: Path, monkeypatch, capfd
 ) -> None:
-    """Shards lie on the machine that asked, rows in the order of the list: which node encoded a row shows nowhere."""
+    """Shards lie on the machine that asked, rows in the order of the list: which node encoded a row shows nowhere.
+
+    Ray tells of a lost node on the standard output, where a command may be writing transcripts.
+    """
     cluster, alive = nodes
     monkeypatch.setattr("shibolet.prepare.processes.CHUNK_UTTERANCES", 2)
     prepare = partial(run_prepare, noise_of(manifest), {}, config=CONFIG, language="he", seed=0)
@@ -147,6 +151,8 @@ def test_prepared_data_of_a_cluster_are_those_of_one_machine_though_a_node_is_ki
 
         monkeypatch.setattr("shibolet.prepare.stage.PROGRESS_UTTERANCES", 4)
         made = prepare(out_dir=tmp_path / "cluster", decoders=executor.share(1), executor=executor, on_progress=kill)
+        sleep(3.0)  # it takes so long to tell
+    assert capfd.readouterr().out == ""
     assert len(alive) == 2 and made.dropped_by_rule["undecodable"].utterances == 1
     one = files_of(tmp_path / "one")
     assert len(one) >= 6 and files_of(tmp_path / "cluster") == one
