@@ -40,7 +40,7 @@ from shibolet.audit.stage import run_audit
 from shibolet.errors import ShiboletError
 from shibolet.listen.executor import Executor, Here
 from shibolet.listen.lazy import LazyListener
-from shibolet.listen.open import open_executor
+from shibolet.listen.open import listener_identity, open_executor
 from shibolet.listen.protocols import Alignment, Hearing
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
@@ -197,7 +197,7 @@ def same(args: argparse.Namespace, scratch: Path) -> dict:
         sample=SampleConfig(shares={}, min_utterances=len(utterances)), selftest=SelfTestConfig(num_clips=20),
     )  # fmt: skip
     ears = [
-        LazyListener(name, partial(open_tiny, does, name))
+        LazyListener(listener_identity(name), partial(open_tiny, does, name))
         for does, name in (("align", config.aligner), ("hear", config.recogniser))
     ]
     took_s, reports = {}, []
