@@ -70,8 +70,7 @@ def _prepare(current: Round, source: DataSource) -> Prepared:
             # Nothing is drawn here, and the summary names its seed: with the recipe's no two seeds had the same files.
             run_prepare(
                 data.utterances, {}, config=config, language=language, seed=0, out_dir=out_dir,
-                unread=data.ledger, on_progress=progress, decoders=decoders, executor=executor,
-                holds_out=False,
+                unread=data.ledger, on_progress=progress, decoders=decoders, executor=executor, holds_out=False,
             )  # fmt: skip
         made = Prepared.read(out_dir / SUMMARY)
         audio_s = round(3600 * made.hours.given, 3)
