@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -119,15 +120,16 @@ def test_transcripts_of_a_folder_on_a_cluster_are_those_of_one_machine(
     nodes, run_cli, manifest: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Each node hears whole groups of recordings: an order, a broken file or its exit code could get lost between."""
-    monkeypatch.setattr("shibolet.listen.recordings.GROUP_S", 4.0)  # 30 short clips are seven groups
+    monkeypatch.setattr("shibolet.listen.recordings.GROUP_S", 4.0)  # 60 short clips are about twenty groups
+    shutil.copytree(manifest.parent / "audio", manifest.parent / "audio" / "again")
     command = ["transcribe", str(manifest.parent / "audio"), "--model", "builtin:round1", "--language", "Hebrew"]
     command += ["--format", "jsonl", "--aligner", "builtin:aligner", "--out"]
     code, _, told = run_cli(*command, str(tmp_path / "one"))
-    assert code == 3 and "7.wav" in told
+    assert code == 3 and "audio/7.wav" in told and "again/7.wav" in told
     code, _, err = run_cli(*command, str(tmp_path / "cluster"), "--on", "ray")
-    assert code == 3 and [line for line in err.splitlines() if "7.wav" in line], err
+    assert code == 3 and "audio/7.wav" in err and "again/7.wav" in err, err
     one = files_of(tmp_path / "one")
-    assert len(one) == 29 and "7.jsonl" not in one and sum(b'"words"' in content for content in one.values()) > 5
+    assert len(one) == 58 and "7.jsonl" not in one and sum(b'"words"' in content for content in one.values()) > 5
     assert files_of(tmp_path / "cluster") == one
 
 

@@ -13,6 +13,7 @@ from spoken import raw_times, record
 from shibolet.errors import DataError
 from shibolet.listen.executor import Here
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.processes import MakePieces
 from shibolet.prepare.stage import run_prepare
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows, reviewed
 from shibolet.recipe import load_recipe
@@ -395,10 +396,12 @@ def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("is_worth_processes", [False, True])
-def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch, is_worth_processes):
-    """By this process and by others, which are closed in the end."""
-    monkeypatch.setattr("shibolet.prepare.processes.is_worth_processes", lambda *_, **__: is_worth_processes)
+@pytest.mark.parametrize("who", ["this process", "others", "a cluster"])
+def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch, who):
+    """By this process and by others, which are closed in the end; a cluster is asked where there is one."""
+    monkeypatch.setattr("shibolet.prepare.processes.is_worth_processes", lambda *_, **__: who != "this process")
+    asked, prepares_there = [], MakePieces.open
+    monkeypatch.setattr(MakePieces, "open", lambda self: asked.append(1) or prepares_there(self))
     rows = [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances]
     write_jsonl(tmp_path / "data.jsonl", rows)
     changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
@@ -406,6 +409,8 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch,
 
     def prepared() -> set[str]:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
+            if who == "a cluster":
+                current.on, current._executor = "ray", Here()
             if not current.folder.finished("gate"):
                 gate_verdict("PROCEED").write(current.folder.gate())
                 write_audited(current.folder.audited_utterances(), [v.row for v in corpus.verdicts.values()])
@@ -418,7 +423,7 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch,
     assert "good-0" in prepared()
     answer = Answer(id="good-0", verdict="bad", text=corpus.utterances[0].text)
     write_jsonl(tmp_path / "run" / "audit" / "review.jsonl", [answer.model_dump()])
-    assert "good-0" not in prepared()
+    assert "good-0" not in prepared() and bool(asked) == (who == "a cluster")
     assert set(multiprocessing.active_children()) <= children
 
 
