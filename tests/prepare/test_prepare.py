@@ -405,7 +405,7 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch,
     rows = [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances]
     write_jsonl(tmp_path / "data.jsonl", rows)
     changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
-    changes.append("audit.num_workers=1")
+    changes.append(f"audit.num_workers={int(who == 'others')}")
 
     def prepared() -> set[str]:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
