@@ -1,7 +1,6 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ def do_prepare(current: Round, meanwhile: Callable[[], None] = lambda: None) -> 
     `meanwhile` is called before the data are prepared, when nothing is heard for that any more.
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
-    from shibolet.prepare.processes import is_worth_processes
     from shibolet.prepare.stage import SUMMARY, run_prepare
 
     recipe, folder, by = current.recipe, current.folder, judged(current)
@@ -56,13 +54,12 @@ def do_prepare(current: Round, meanwhile: Callable[[], None] = lambda: None) -> 
     stage = current.begin("prepare", inputs, reads)
     meanwhile()
     if not stage.done:
-        decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
-        with current.track("prepare") as progress, decoding as decoders:
+        with current.track("prepare") as progress, current.preparing(current.data.utterances) as (decoders, executor):
             rows = by.rows()
             run_prepare(
                 current.data.utterances, rows, config=config, language=recipe.language, seed=seed,
                 out_dir=folder.prepared, unread=current.data.ledger, on_progress=progress, decoders=decoders,
-                machine_texts=machine_texts, corrected=rows.corrected, recut=recut,
+                executor=executor, machine_texts=machine_texts, corrected=rows.corrected, recut=recut,
             )  # fmt: skip
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(
