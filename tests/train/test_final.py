@@ -1,5 +1,6 @@
 """The trained model on disk: protects from other bytes than the float32 weights give, and from work done twice."""
 
+import errno
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from test_trainer import FallingWer, run
 from tiny_run import tiny_config
 
+from shibolet.errors import DiskError
 from shibolet.model import weights
 from shibolet.model.lora import has_lora, merge_lora
 from shibolet.model.parts import select
@@ -162,6 +164,29 @@ def test_room_for_the_first_checkpoint_is_made_before_the_first_step(
     ]  # fmt: skip
     in_b = told[: told.index("step 4")]
     assert "_block" in in_b and "_block" not in in_b[in_b.index("submit") : -1 - in_b[::-1].index("lay_out")]
+
+
+def test_a_result_without_the_last_checkpoint_is_none(base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch):
+    """It may be that of an earlier step, and on disk first: what is cut off in between goes on and ends the same."""
+    config, plain = tiny_config(), checkpoint.write_weights
+
+    def write(files, *args):
+        if any("step-00000006" in str(path) for path in files):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(files, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_weights", write)
+        with pytest.raises(DiskError, match="a checkpoint could not be written"):
+            run(base_dir, prepared_dir, tmp_path / "cut", config, score_dev=FallingWer((0.5, 0.1, 0.3, 0.2)))
+    assert (tmp_path / "cut/final").is_dir() and not (tmp_path / "cut/result.json").exists()
+    assert CheckpointStore(tmp_path / "cut/checkpoints").latest().step == 4
+    results = [
+        run(base_dir, prepared_dir, tmp_path / name, config, score_dev=FallingWer(wers))
+        for name, wers in (("cut", (0.2,)), ("whole", (0.5, 0.1, 0.3, 0.2)))
+    ]
+    assert results[0] == results[1] and results[0].chosen_step == 3
+    assert contents(tmp_path / "cut/final") == contents(tmp_path / "whole/final")
 
 
 def test_weights_that_never_trained_are_copied_before_the_model_goes_to_its_device(
