@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shibolet.model.fast.graphs import Chain, _Recording, _Span
+from shibolet.model.fast.graphs import Chain, _Frozen, _Recording, _Span
 
 ROWS, DIM = 6, 8
 
@@ -24,21 +24,28 @@ class PlayedChain(Chain):
     def _is_on_gpu(self, x: Tensor) -> bool:
         return True
 
-    def _record(self, key, x, inputs, shape) -> bool:
+    def _get_ready(self) -> None:
         if not self._gradients:
             self._gradients = [[torch.full_like(w, torch.nan) for w in weights] for weights in self._trained]
+
+    def _recorded(self, x, inputs, shape) -> _Recording:
         rows = [torch.full_like(x, torch.nan).detach() for _ in range(len(self._parts) + 1)]
         gradients = [torch.full_like(row, torch.nan) for row in rows]
-        kept = [tensor.clone() for tensor in inputs]
         spans = []
         for n, part in enumerate(self._parts):
-            passes = Played(self, part, rows, gradients, kept, shape, n, x.requires_grad or n > 0)
+            passes = Played(self, part, rows, gradients, inputs, shape, n, x.requires_grad or n > 0)
             spans.append(_Span(
                 SimpleNamespace(replay=passes.forward), SimpleNamespace(replay=passes.backward), rows[n], rows[n + 1],
                 gradients[n], gradients[n + 1], self._trained[n], self._gradients[n], is_first=n == 0,
             ))  # fmt: skip
-        self._recordings[key] = _Recording(spans, kept)
-        return True
+        return _Recording(self._played_frozen(x.detach().clone(), rows[0], inputs, shape), spans, inputs)
+
+    def _played_frozen(self, x, y, inputs, shape) -> _Frozen | None:
+        def replay() -> None:
+            self.num_played += 1
+            y.copy_(self._run(self._frozen, x, inputs, shape))
+
+        return _Frozen(SimpleNamespace(replay=replay), x, y) if self._frozen else None
 
 
 class Played:
@@ -185,3 +192,88 @@ def test_a_chain_of_no_layers_gives_what_it_gets(layers):
     """A student may keep one decoder layer, which is launched apart."""
     x, scale = given(0)
     assert PlayedChain(run, layers[:0])(x, (scale,), None) is x
+
+
+def test_layers_that_no_gradient_passes_through_are_one_launch(layers):
+    """Sixteen frozen encoder layers launched one by one keep the GPU waiting."""
+    layers[0].requires_grad_(False)
+    chain = PlayedChain(run, layers)  # two frozen, two and one that train
+    found = []
+    for seed in range(3):
+        for call in (lambda x, inputs: chain(x, inputs, None), lambda x, inputs: run(layers, x, inputs, None)):
+            layers.zero_grad()
+            x, scale = given(seed)
+            call(x, (scale,)).square().sum().backward()
+            found.append([weight.grad.clone() for weight in layers.parameters() if weight.grad is not None])
+    for launched, expected in zip(found[::2], found[1::2], strict=True):
+        assert len(expected) == 2 * 3
+        assert_equal(launched, expected)
+    assert chain.num_played == 2 * (1 + 2) and len(chain._frozen) == 2 and len(chain._parts) == 2
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_frozen_layers_give_stays_as_it_is(layers, grad: bool):
+    """The encoder's output is kept for later epochs; no backward pass says when the next one may overwrite it."""
+    chain = PlayedChain(run, layers.requires_grad_(False))
+    with torch.set_grad_enabled(grad):
+        found = [chain(x, (scale,), None) for x, scale in map(given, range(4))]
+        layers[0].weight.mul_(1.5)
+        found.append(chain(given(4)[0], (given(4)[1],), None))
+        expected = [run(layers, given(4)[0], (given(4)[1],), None)]
+        layers[0].weight.div_(1.5)
+        expected = [run(layers, x, (scale,), None) for x, scale in map(given, range(4))] + expected
+    assert_equal(found, expected)
+    assert chain.num_played == 4
+
+
+def test_a_pass_without_gradients_through_layers_that_train_is_launched_one_by_one(layers):
+    """Texts are written between two training passes, of which the recordings stay."""
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    for seeds in ((0, 1), (2, 3)):
+        assert_equal(gradients(launched, layers, seeds), plain(layers, seeds))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                launched(given(9)[0], (given(9)[1],)), run(layers, *given(9)[:1], given(9)[1:], None)
+            )
+    assert chain.num_played == 3 * 3
+
+
+def test_the_gradients_of_one_pack_are_not_copied(layers):
+    """A copy for each of 377 weights takes the host 4 ms of a step; a second pack has memory of its own."""
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, layers, (0, 1))
+    held = [gradient.data_ptr() for of_part in chain._gradients for gradient in of_part]
+    gradients(launched, layers, (2,))
+    assert [weight.grad.data_ptr() for weight in layers.parameters() if weight.requires_grad] == held
+    expected = plain(layers, (3, 4, 5))
+    assert_equal(gradients(launched, layers, (3, 4, 5)), expected)
+    assert not {weight.grad.data_ptr() for weight in layers.parameters() if weight.requires_grad} & set(held)
+
+
+def test_a_module_that_was_replaced_is_recorded_anew(layers):
+    """Adapters may be attached to a model that has been launched."""
+    wrapped = nn.ModuleList(nn.Sequential(layer) for layer in layers)
+    chain = PlayedChain(run, wrapped)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, wrapped, (0, 1))
+    wrapped[2][0] = nn.Linear(DIM, DIM)
+    assert_equal(gradients(launched, wrapped, (2, 3)), plain(wrapped, (2, 3)))
+    assert chain.num_played == 2 * 3
+
+
+def test_a_shape_that_comes_twice_as_often_takes_the_place_of_another(layers, monkeypatch):
+    """The shapes of a phase's first steps may be the rare ones."""
+    monkeypatch.setattr("shibolet.model.fast.graphs._MOST_SHAPES", 1)
+    chain = PlayedChain(run, layers)
+
+    def call(shape: str) -> list[str]:
+        def launched(x, inputs) -> Tensor:
+            return chain(x, inputs, shape)
+
+        assert_equal(gradients(launched, layers, (0,)), plain(layers, (0,)))
+        return [key[-1] for key in chain._recordings]
+
+    assert [call(shape) for shape in "aabbbbab"] == [[], *[["a"]] * 4, *[["b"]] * 3]
+    assert chain.num_played == 3 * (1 + 2)

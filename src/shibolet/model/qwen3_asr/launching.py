@@ -16,20 +16,18 @@ from transformers import PreTrainedModel
 
 from shibolet.model.fast.device import send_to
 from shibolet.model.fast.graphs import Chain, Run
-from shibolet.model.qwen3_asr.fused import trains
 
 _ROWS, _SEGMENTS = 256, 32  # sizes are multiples of these: 32 utterances of 5.8 s have 3,700 rows
-_CHAINS: WeakKeyDictionary[nn.Module, tuple[int, Chain]] = WeakKeyDictionary()  # of a tower, from its n-th layer on
+_CHAINS: WeakKeyDictionary[nn.Module, Chain] = WeakKeyDictionary()  # of a tower
 
 
 def is_launched(model: PreTrainedModel) -> bool:
-    """Whether a pack that goes forward now, packed, belongs to a training that this module is for."""
+    """Whether a pack that goes through a tower now, packed, belongs to a training that this module is for."""
     decoder = model.model.language_model
     return (
         decoder.training
         and model.device.type == "cuda"
         and model.dtype.itemsize == 2  # attention in float32 goes segment by segment
-        and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cuda")
         and not decoder.layers[0].gradient_checkpointing
     )
@@ -49,7 +47,7 @@ def launch_decoder(
     cos, sin = decoder.rotary_emb(padded, F.pad(position_ids, (0, padded.shape[1] - num_rows)))
     draws = send_to(embeds.device, torch.randint(1 << 31, (len(decoder.layers), 2)))
     longest = max(_ROWS, 1 << (max_seqlen - 1).bit_length())
-    chain = _chain(decoder, _run_decoder, 0, decoder.layers[:-1])
+    chain = _chain(decoder, _run_decoder, len(decoder.layers) - 1)
     hidden = chain(padded[0], (cos, sin, within, draws), longest)[None, :num_rows]
     hidden = decoder.layers[-1](
         hidden, position_embeddings=(cos[:num_rows], sin[:num_rows]), cu_seq_lens_q=cu_seqlens,
@@ -58,23 +56,18 @@ def launch_decoder(
     return decoder.norm(hidden)[0]
 
 
-def launch_encoder(model: PreTrainedModel, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def launch_encoder(model: PreTrainedModel, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     """What the layers make of the convolutions' outputs `[A, E]`, in windows that begin at `cu_seqlens` `[W + 1]`."""
     tower, num_rows = model.model.audio_tower, len(hidden)
-    frozen = 0 if hidden.requires_grad else next((n for n, one in enumerate(tower.layers) if trains(one)), None)
-    for layer in tower.layers[:frozen]:
-        hidden = layer(hidden, cu_seqlens, max_seqlen=max_seqlen)[0]
-    if frozen is None:
-        return hidden
     padded, within = _padded(hidden[None], cu_seqlens)
-    chain = _chain(tower, _run_encoder, frozen, tower.layers[frozen:])
+    chain = _chain(tower, _run_encoder, len(tower.layers))
     return chain(padded[0], (within,), _ROWS)[:num_rows]
 
 
 def release(model: PreTrainedModel, *, for_good: bool) -> bool:
     """Let go of what was recorded to launch a model's layers, as `Chain.release`; whether there was anything."""
     towers = (model.model.language_model, model.model.audio_tower)
-    return any([_CHAINS[tower][1].release(for_good=for_good) for tower in towers if tower in _CHAINS])
+    return any([_CHAINS[tower].release(for_good=for_good) for tower in towers if tower in _CHAINS])
 
 
 def _padded(rows: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,10 +80,11 @@ def _padded(rows: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _chain(tower: nn.Module, run: Run, first: int, layers: Sequence[nn.Module]) -> Chain:
-    if tower not in _CHAINS or _CHAINS[tower][0] != first:
-        _CHAINS[tower] = first, Chain(run, layers)
-    return _CHAINS[tower][1]
+def _chain(tower: nn.Module, run: Run, num_layers: int) -> Chain:
+    """Of a tower's first layers."""
+    if tower not in _CHAINS:
+        _CHAINS[tower] = Chain(run, tower.layers[:num_layers])
+    return _CHAINS[tower]
 
 
 def _run_decoder(layers: Sequence[nn.Module], x: Tensor, inputs: Sequence[Tensor], longest: int) -> Tensor:
