@@ -86,10 +86,10 @@ def test_states_of_a_frozen_encoder_stay_when_the_next_pack_is_heard(models, pac
     found = []
     for model in models:
         with packed_attention(model), torch.no_grad():
-            found.append([encoder_states(model, pack) for pack in packs * 2])
+            found.append([encoder_states(model, pack) for pack in packs * 3])
     for states, expected in zip(*found, strict=True):
         torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
-    assert launching._CHAINS[models[0].model.audio_tower].num_played == 2
+    assert launching._CHAINS[models[0].model.audio_tower].num_played == 4
 
 
 def test_what_is_given_back_leaves_nothing_recorded(models, packs):

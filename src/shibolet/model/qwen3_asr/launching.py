@@ -18,6 +18,9 @@ from shibolet.model.fast.device import send_to
 from shibolet.model.fast.graphs import Chain, Run
 
 _ROWS, _SEGMENTS = 256, 32  # sizes are multiples of these: 32 utterances of 5.8 s have 3,700 rows
+# Nearly every pack has an utterance of more than 256 tokens, 11 s. The others would have shapes of their own, twice as
+# many in all (benchmarks/launch_shapes.py). Told of 512, attention leaves what lies beyond a segment at once.
+_LONGEST = 512
 _CHAINS: WeakKeyDictionary[nn.Module, Chain] = WeakKeyDictionary()  # of a tower
 
 
@@ -46,9 +49,8 @@ def launch_decoder(
     padded, within = _padded(embeds, cu_seqlens)
     cos, sin = decoder.rotary_emb(padded, F.pad(position_ids, (0, padded.shape[1] - num_rows)))
     draws = send_to(embeds.device, torch.randint(1 << 31, (len(decoder.layers), 2)))
-    longest = max(_ROWS, 1 << (max_seqlen - 1).bit_length())
     chain = _chain(decoder, _run_decoder, len(decoder.layers) - 1)
-    hidden = chain(padded[0], (cos, sin, within, draws), longest)[None, :num_rows]
+    hidden = chain(padded[0], (cos, sin, within, draws), longest_of(max_seqlen))[None, :num_rows]
     hidden = decoder.layers[-1](
         hidden, position_embeddings=(cos[:num_rows], sin[:num_rows]), cu_seq_lens_q=cu_seqlens,
         max_length_q=max_seqlen, kept_rows=kept_rows, draws=draws[-1],
@@ -73,11 +75,21 @@ def release(model: PreTrainedModel, *, for_good: bool) -> bool:
 def _padded(rows: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `[1, R, D]` and boundaries of segments, of which one is what was padded and those after it are empty."""
     num_rows, num_segments = rows.shape[1], len(cu_seqlens) - 1
-    all_rows, segments = _up(num_rows, _ROWS), _up(num_segments + 1, _SEGMENTS)
+    all_rows, segments = padded_sizes(num_rows, num_segments)
     return (
         F.pad(rows, (0, 0, 0, all_rows - num_rows)),
         F.pad(cu_seqlens, (0, segments - num_segments), value=all_rows),
     )
+
+
+def padded_sizes(num_rows: int, num_segments: int) -> tuple[int, int]:
+    """Rows and segments with padding, which is a segment itself."""
+    return _up(num_rows, _ROWS), _up(num_segments + 1, _SEGMENTS)
+
+
+def longest_of(max_seqlen: int) -> int:
+    """What attention is told of the longest segment of the decoder."""
+    return max(_LONGEST, 1 << (max_seqlen - 1).bit_length())
 
 
 def _chain(tower: nn.Module, run: Run, num_layers: int) -> Chain:
