@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shibolet.model.fast.device import CAPTURING
+from shibolet.model.outline import GRAPHS_FREE_FRAC
 
 LOG = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ Run = Callable[[Sequence[nn.Module], Tensor, Sequence[Tensor], Hashable], Tensor
 _LAYERS = 8  # of a span; its gradients are exchanged while those of the span before it are computed
 _SEEN_BEFORE = 1  # calls of a shape one by one, in which libraries load what a recording must find loaded
 _MOST_SHAPES = 16
-_FREE_FRAC = 0.25  # of the GPU's memory, without which nothing is recorded: activations get memory of their own
 
 
 class _Lease:
@@ -184,10 +184,10 @@ class Chain:
         """Wait until no graph runs; OutOfMemoryError where there is no room for another."""
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info()
-        if free < 2 * _FREE_FRAC * total:
+        if free < 2 * GRAPHS_FREE_FRAC * total:
             torch.cuda.empty_cache()  # of activations made one by one: from here on those of the recording are used
             free, _ = torch.cuda.mem_get_info()
-        if free < _FREE_FRAC * total:
+        if free < GRAPHS_FREE_FRAC * total:
             raise torch.OutOfMemoryError(f"{free / total:.0%} of the GPU's memory is free")
         if self._stream is None:
             self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
