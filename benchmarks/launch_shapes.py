@@ -5,7 +5,8 @@
 Utterances are drawn as assumed, 64 a step, and fall into packs as in training; `model.fast.graphs` decides what it
 records, without any layer. A rank that launches a shape one by one or records it holds up the others. Both times are
 measured ones of a step (RESULTS.md, "Two GPUs and 64 utterances"); the decoder takes 7 tenths of them. `--longest 256`
-has shapes as they were before packs without an utterance of 11 s shared those of the others.
+has shapes as they were before packs without an utterance of 11 s shared those of the others; `--rows` and
+`--seen-before` try other paddings and other times to record.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from shibolet.model.fast import graphs
 from shibolet.model.fast.graphs import Chain, _Recording
 from shibolet.model.qwen3_asr import launching
 from shibolet.model.qwen3_asr.family import FAMILY
@@ -79,11 +81,14 @@ def run(hours: float, gpus: int, args: argparse.Namespace) -> Iterator[dict]:
     for phase, epochs in PHASES.items():
         ranks = [{tower: Counted() for tower in SHARES} for _ in range(gpus)]
         extra, num_steps = np.zeros(len(args.record_s)), epochs * per_epoch
+        num_tokens = num_rows = 0
         for step in range(num_steps):
             drawn = step_utterances(step, num_utterances=len(sizes), utterances_per_step=PER_STEP, seed=0)
             packs = divide(drawn, lengths, gpus)
             if not all(packs):
                 continue
+            num_tokens += sum(lengths[u] for u in drawn)
+            num_rows += sum(launching.padded_sizes(sum(lengths[u] for u in pack), 0)[0] for pack in packs)
             extra += np.max([
                 delays(chains, [sizes[u] for u in pack], args.single_s, args.record_s)
                 for chains, pack in zip(ranks, packs, strict=True)
@@ -94,6 +99,7 @@ def run(hours: float, gpus: int, args: argparse.Namespace) -> Iterator[dict]:
             **{f"{tower}_shapes": len(ranks[0][tower]._seen) for tower in SHARES},
             "recorded": [sum(chain.num_recorded for chain in chains.values()) for chains in ranks],
             "one_by_one": [sum(chain.num_single for chain in chains.values()) for chains in ranks],
+            "padding_frac": round(1 - num_tokens / num_rows, 3),
             "rate_frac": {str(s): round(usual_s / (usual_s + more), 3) for s, more in zip(args.record_s, extra)},
         }  # fmt: skip
 
@@ -106,12 +112,17 @@ def main() -> None:
     parser.add_argument("--single-s", type=float, default=0.06, help="that it takes longer one by one")
     parser.add_argument("--record-s", type=float, nargs="+", default=[0.15, 0.3])
     parser.add_argument("--longest", type=int, default=launching._LONGEST)
+    parser.add_argument("--rows", type=int, default=launching._ROWS)
+    parser.add_argument("--seen-before", type=int, default=graphs._SEEN_BEFORE)
     args = parser.parse_args()
-    launching._LONGEST = args.longest
+    launching._LONGEST, launching._ROWS, graphs._SEEN_BEFORE = args.longest, args.rows, args.seen_before
     for hours in args.hours:
         for gpus in args.gpus:
             for row in run(hours, gpus, args):
-                print(json.dumps({"longest": args.longest, **row}), flush=True)
+                print(
+                    json.dumps({"longest": args.longest, "rows": args.rows, "seen_before": args.seen_before, **row}),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Memory(Part):
 
     device_used_gib: float  # the fullest GPU of all ranks: context, NCCL, fragments and other processes too
     device_used_pct: float
-    allocated_peak_gib: float  # of the main rank's allocator
+    allocated_peak_gib: float  # of the main rank's allocator: tensors, and not what graphs of layers hold
     allocated_peak_pct: float
 
 
