@@ -184,7 +184,7 @@ def test_a_pass_without_gradients_through_layers_that_train_is_launched_one_by_o
 
 
 def test_the_gradients_of_one_pack_are_not_copied(layers):
-    """A copy for each of 377 weights takes the host 4 ms of a step; a second pack has memory of its own."""
+    """Autograd would launch a copy for each weight. What a second pack is added to has memory of its own."""
     chain = PlayedChain(run, layers)
     launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
     gradients(launched, layers, (0, 1))
