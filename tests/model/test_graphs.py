@@ -139,7 +139,7 @@ def test_a_chain_of_no_layers_gives_what_it_gets(layers):
 
 
 def test_layers_that_no_gradient_passes_through_are_one_launch(layers):
-    """Sixteen frozen encoder layers launched one by one keep the GPU waiting."""
+    """The last phase of a recipe trains the upper third of the encoder alone."""
     layers[0].requires_grad_(False)
     chain = PlayedChain(run, layers)  # two frozen, two and one that train
     found = []
