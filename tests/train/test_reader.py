@@ -359,12 +359,15 @@ def test_on_the_gpu_workers_and_kept_states_give_what_is_computed_there(loaded, 
         with packed_attention(model):
             for step, request in enumerate(wanted):
                 (computed,) = ahead.read(model, [request])
+                ahead.prepare(wanted[step + 1 :])
                 ahead.encoder_cache.write(step + 1)
                 fresh = here.pack(request.examples)
                 assert computed.input_ids.equal(fresh.input_ids) and computed.encoded.is_cuda
                 assert computed.encoded.equal(encoder_states(model, fresh))
             for request in wanted:
+                ahead.prepare([request])
                 (kept,) = ahead.read(model, [request])
+                assert kept.features is None
                 assert kept.encoded.equal(encoder_states(model, here.pack(request.examples)))
     finally:
         ahead.close()

@@ -35,7 +35,7 @@ class Timing(Part):
     """What a step took by the clock, in seconds; these numbers alone differ between two runs of the same training."""
 
     step_s: float
-    data_s: float  # waited for packs
+    data_s: float  # waited for packs, the first of the next step among them where workers decode
     device_s: float  # waited for the device
     checkpoint_s: float  # stood still for a checkpoint before it
     utterances_per_s: float
