@@ -315,7 +315,8 @@ def _graphs_gib(
     config: TrainConfig, model: Parameters, memory: PhaseMemory, pack: PackSize, total_gib: float, gib: float | None
 ) -> float | None:
     """What is taken while there is room, and so is in no total."""
-    if gib is None or config.precision != "bf16" or not outline_of(model.config).launches_graphs:
+    launched = config.precision == "bf16" and config.fast != "off" and outline_of(model.config).launches_graphs
+    if gib is None or not launched:
         return None
     return round(memory.graphs(pack) / GIB, 3) if total_gib < (1 - GRAPHS_FREE_FRAC) * gib else 0.0
 
