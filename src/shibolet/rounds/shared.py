@@ -98,7 +98,7 @@ class Round(Models):
 
         from shibolet.model.folders import best_device
         from shibolet.train.launch import Ranks
-        from shibolet.train.reader import worker_count
+        from shibolet.train.workers import worker_count
 
         require_gpus(self.gpus)
         train = self.recipe.train

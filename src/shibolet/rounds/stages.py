@@ -79,7 +79,7 @@ def train_ahead(current: Round) -> None:
 
     from shibolet.model.folders import best_device
     from shibolet.train.launch import begin_to_load_workers
-    from shibolet.train.reader import worker_count
+    from shibolet.train.workers import worker_count
 
     if current.folder.finished("train"):
         return
