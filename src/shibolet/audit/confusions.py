@@ -15,7 +15,6 @@ from rapidfuzz.distance import Levenshtein
 from shibolet.records.audited import Audited
 from shibolet.records.documents.alignment import Confusion
 from shibolet.records.groups import cluster_of
-from shibolet.scoring.counts import align_words
 from shibolet.speech.text import Language, get_language
 from shibolet.speech.text.reading import compare
 
@@ -80,17 +79,15 @@ def holds(row: Audited, pairs: Collection[Pair], language: str) -> Pair | None:
 def _read_otherwise(row: Audited, rules: Language) -> tuple[list[str], list[Pair]]:
     """Words of the text in the reading that is nearest to what was heard, and those that were heard as another."""
     compared = compare(row.words, row.hypothesis, rules)
-    text, heard = " ".join(compared.text), " ".join(compared.heard)
+    text, heard = " ".join(compared.text).split(), " ".join(compared.heard).split()
+    replaced = (block for block in Levenshtein.opcodes(text, heard) if block.tag == "replace")  # as jiwer aligns words
     pairs = [
         (written, said)
-        for operation, written, said in align_words(text, heard)
-        if operation == "sub" and _is_another(written, said)
+        for block in replaced
+        for written, said in zip(text[block.src_start : block.src_end], heard[block.dest_start : block.dest_end])
+        if Levenshtein.normalized_distance(written, said) > MIN_DISTANCE
     ]
-    return text.split(), pairs
-
-
-def _is_another(written: str | None, said: str | None) -> bool:
-    return bool(written and said) and Levenshtein.normalized_distance(written, said) > MIN_DISTANCE
+    return text, pairs
 
 
 def _is_steady(one: _Heard, occurrences: int) -> bool:
