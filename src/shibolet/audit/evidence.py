@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.content import ContentIds, NumbersById
 from shibolet.records.files import hash_json, write_bytes
@@ -88,6 +90,10 @@ class EvidenceStore:
 
     def __contains__(self, content_id: str) -> bool:
         return self._places.get(content_id) is not None
+
+    def holds(self, content_ids: ContentIds) -> np.ndarray:
+        """Mask of those that it has, all at once."""
+        return self._places.has(content_ids)
 
     def __len__(self) -> int:
         return len(self._places)

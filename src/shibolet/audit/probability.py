@@ -35,7 +35,7 @@ def probability_at(curve: Recalibration, logits: np.ndarray) -> np.ndarray:
 
 
 def each_product(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Product `[n]` of each row with weights `[k]`, in the bits that it has alone: many at once may add up otherwise."""
+    """Product `[n]` of each row with weights `[k]`, in the bits that it has alone: many at once may add otherwise."""
     return np.concatenate([row @ weights for row in rows[:, None]]) if len(rows) else np.zeros(0)
 
 

@@ -16,7 +16,7 @@ from shibolet.audit.calibrate import read_calibration
 from shibolet.audit.calibration import EVIDENCE, Good, fit, logits, looks_damaged
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.confusions import confusions
+from shibolet.audit.confusions import MANY_ROWS, Confusions
 from shibolet.audit.evidence import HeardClips
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import Material, clips_of, material_of
@@ -69,14 +69,16 @@ def run_audit(
     rows = rows_of(judged, calibration, config, language, out_dir.parent)
     calibration = calibration.model_copy(update={"window_s": listener.window_s})
     calibration.write(out_dir / "calibration.json")
-    write_audited(out_dir / "utterances.parquet", chain(rows, map(unreadable_row, ledger)))
+    with listener.decoders() as decoders:
+        counted = Confusions(language, decoders if len(material.utterances) >= MANY_ROWS else None)
+        write_audited(out_dir / "utterances.parquet", counted.passing(chain(rows, map(unreadable_row, ledger))))
+        pairs, confused = counted.found()
     strata = {
         name: StratumSize(num_utterances=s.num_utterances, hours=s.hours) for name, s in material.sample.strata.items()
     }
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = StratumSize(num_utterances=len(ledger), hours=hours)
-    pairs, confused = confusions(read_audited(out_dir / "utterances.parquet"), language)
     report = summarise(
         out_dir / "utterances.parquet",
         strata=strata,

@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from shibolet.records.groups import cluster_of
+from shibolet.records.pickled import pickled_fast
 from shibolet.records.store import is_url
 
 
+@pickled_fast
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioRef:
     """Where samples lie: a file, or one row of a table with encoded bytes, and the span to take from it."""
@@ -27,7 +29,9 @@ class AudioRef:
 
     def whole(self) -> "AudioRef":
         """All of the audio that this is a span of."""
-        return replace(self, start_s=0.0, end_s=None)
+        if not self.start_s and self.end_s is None:
+            return self
+        return AudioRef(path=self.path, row=self.row, column=self.column)
 
     def from_folder(self, folder: Path) -> "AudioRef":
         """The same audio as files in `folder` name it: relative when it lies below, so that both can be moved."""
