@@ -14,6 +14,7 @@ from pathlib import Path
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration
 from shibolet.audit.calibration import EVIDENCE, Good, fit, logits, looks_damaged
+from shibolet.audit.chunks import ShortCollections
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.confusions import MANY_ROWS, Confusions
@@ -69,7 +70,7 @@ def run_audit(
     rows = rows_of(judged, calibration, config, language, out_dir.parent)
     calibration = calibration.model_copy(update={"window_s": listener.window_s})
     calibration.write(out_dir / "calibration.json")
-    with listener.decoders() as decoders:
+    with listener.decoders() as decoders, ShortCollections(collects_first=False):
         counted = Confusions(language, decoders if len(material.utterances) >= MANY_ROWS else None)
         write_audited(out_dir / "utterances.parquet", counted.passing(chain(rows, map(unreadable_row, ledger))))
         pairs, confused = counted.found()
