@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from shibolet.audit.workers import Compared, Pair, Reading, read_otherwise
+from shibolet.audit.workers import Pair, Reading, Texts, read_otherwise
 from shibolet.listen.decoders import AnyWorker, Decoders, run_each
 from shibolet.listen.processes import WorkerLost
 from shibolet.records.audited import Audited
@@ -23,6 +23,7 @@ from shibolet.records.groups import cluster_of
 MIN_COUNT = 10
 MIN_FRAC = 0.1  # of the word's occurrences
 MIN_CLUSTERS = 3  # speakers or recordings, where they are known
+# How rows are shared out. Chosen too: on any other values depend seconds and no count.
 MANY_ROWS = 2000  # from here on processes compare sooner than this one
 TOGETHER = 64  # rows that a process is given at once
 AHEAD = 4  # of those, for each process, that may wait to be counted
@@ -121,11 +122,11 @@ def _reading(row: Audited, language: str) -> Reading:
     return found
 
 
-def _texts(rows: Sequence[Audited]) -> list[Compared]:
+def _texts(rows: Sequence[Audited]) -> list[Texts]:
     return [(row.words, row.hypothesis) for row in rows]
 
 
-def _by_worker(language: str, worker: AnyWorker, texts: list[Compared]) -> list[Reading | WorkerLost]:
+def _by_worker(language: str, worker: AnyWorker, texts: list[Texts]) -> list[Reading | WorkerLost]:
     return run_each(worker, partial(read_otherwise, language=language), texts, lambda some: LIMIT_S * len(some))
 
 

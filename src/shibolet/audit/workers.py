@@ -30,7 +30,7 @@ Heard = tuple[Clip, Sound, Alignment | None, Hearing, str]  # with the language
 # homophones, which recognisers confuse by themselves. Chosen, with the figures in `audit/confusions.py`.
 MIN_DISTANCE = 0.5
 Pair = tuple[str, str]  # a word of a text, and the one that is heard in its place
-Compared = tuple[Sequence[str], str]  # words of a text, and a hypothesis
+Texts = tuple[Sequence[str], str]  # words of a text, and a hypothesis
 Reading = tuple[list[str], list[Pair]]
 
 
@@ -112,7 +112,7 @@ def _evidence(clip: Clip, sound: Sound, alignment: Alignment | None, hearing: He
     )
 
 
-def read_otherwise(texts: Sequence[Compared], language: str) -> list[Reading]:
+def read_otherwise(texts: Sequence[Texts], language: str) -> list[Reading]:
     """Of words and a hypothesis each, the words in the reading nearest to it, and which were heard as another word."""
     return [_read_otherwise(*one, get_language(language)) for one in texts]
 
