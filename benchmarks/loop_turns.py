@@ -191,7 +191,8 @@ def habit(corpus_seed: int, args: argparse.Namespace) -> Iterator[dict]:
     swap = lambda text: " ".join(written if word == said else word for word in text.split())  # noqa: E731
     known, free = split_texts(corpus, swap)
     folder = args.out / f"habit-{corpus_seed}"
-    recipe = recipe_of(corpus, args, *without_texts(known, free))
+    # From the second turn on limits are calibrated on dev, since the writer learns the rest: 47 utterances at least.
+    recipe = recipe_of(corpus, args, *without_texts(known, free), "prepare.dev_frac=0.35")
     for turn in looped(recipe, folder, args.turns, args.seeds).turns:
         run = RunFolder(folder / turn.folder)
         rows = [row for path in run.prepared.glob("train-*.parquet") for row in read_shard(path, "text", "text_by")]
