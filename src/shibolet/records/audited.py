@@ -101,9 +101,7 @@ _SHORT = [name for name in SCHEMA.names if name not in _LONG]
 def to_table(rows: Iterable[Audited]) -> pa.Table:
     """Rows as the columns of `SCHEMA`."""
     rows = list(rows)
-    columns = {name: list(map(attrgetter(name), rows)) for name in SCHEMA.names}
-    columns["audio"] = [audio and audio.to_json() for audio in columns["audio"]]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table({name: _column(name, rows) for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def write_audited(path: Path, rows: Iterable[Audited]) -> None:
@@ -167,6 +165,11 @@ class AuditedRows(Mapping[str, Audited]):
 
     def __len__(self) -> int:
         return len(self._place_of)
+
+
+def _column(name: str, rows: Sequence[Audited]) -> list:
+    values = list(map(attrgetter(name), rows))
+    return [audio and audio.to_json() for audio in values] if name == "audio" else values
 
 
 def _rows(names: Sequence[str], columns: Iterable[list]) -> Iterator[Audited]:
