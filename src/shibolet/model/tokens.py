@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 
 from shibolet.model.folders import from_folder, opening
 
-
 _SETTING = Lock()  # a tokenizer that another thread encodes with cannot be changed: whoever comes later need not
 
 
