@@ -8,7 +8,7 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def pickled_fast(kind: Kind) -> Kind:
-    """For a frozen dataclass with slots, of two fields or more: a tenth of the time to pickle, a third to read.
+    """For a frozen dataclass with slots, of two fields or more: pickling takes half of the time or less.
 
     What dataclasses give such a class looks its fields up again for every object.
     """
