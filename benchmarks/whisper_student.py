@@ -133,12 +133,12 @@ def report(found: Mapping[str, dict], utterances: Sequence) -> None:
     near = dict(zip(rows, in_nearest_reading(list(rows.values()), get_language(LANGUAGE)), strict=True))
     counts = {arm: [row.words for row in own] for arm, own in near.items()}
     groups = list(groups_of(near[TEACHER]))
-    steps = {arm: [row["steps"] for row in found.values() if row["arm"] == arm] for arm in rows}
     for arm, own in counts.items():
         words = sum(one.reference_length for one in own)
         heard = sum(len(row.heard.split()) for row in near[arm]) / sum(len(row.said.split()) for row in near[arm])
-        line = {"folds": len(folds), "wer_pct": 100 * sum(one.errors for one in own) / words, "words": words}
-        show(arm, {**line, "length_ratio": heard, "steps": steps[arm]})
+        line = {"folds": len(folds), "wer_pct": round(100 * sum(one.errors for one in own) / words, 2), "words": words}
+        steps = sorted({row["steps"] for row in found.values() if row["arm"] == arm})
+        show(arm, {**line, "length_ratio": round(heard, 3), "steps": steps})
     if PLAIN not in counts:
         return
     gap = difference_interval(counts[TEACHER], counts[PLAIN], groups)
@@ -146,7 +146,7 @@ def report(found: Mapping[str, dict], utterances: Sequence) -> None:
     show("gap", {"points": 100 * gap.value, "interval": [100 * gap.low, 100 * gap.high], "groups": len(set(groups)),
                  "note": None if closable else "its interval holds 0: there is nothing to close"})  # fmt: skip
     between = differences(counts[TEACHER], counts[PLAIN])[:, None]
-    for arm in counts.keys() - {TEACHER, CUT, PLAIN}:
+    for arm in (one for one in ARMS if one in counts and one != PLAIN):
         one = difference_interval(counts[PLAIN], counts[arm], groups)
         (part,) = ratio_intervals(differences(counts[arm], counts[PLAIN])[:, None], between, groups)
         line = {"points": 100 * one.value, "interval": [100 * one.low, 100 * one.high]}

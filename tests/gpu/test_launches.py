@@ -14,7 +14,14 @@ from shibolet.model.lora import attach_lora
 from shibolet.model.qwen3_asr import launching
 from shibolet.model.qwen3_asr.fused import fuse_layers
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
-from shibolet.model.qwen3_asr.packed import Pack, build_pack, decode_pack, output_head, packed_attention
+from shibolet.model.qwen3_asr.packed import (
+    Pack,
+    build_pack,
+    decode_pack,
+    encoder_states,
+    output_head,
+    packed_attention,
+)
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 
 pytestmark = pytest.mark.gpu
@@ -70,7 +77,7 @@ def step(model, given: list[Pack], seed: int, *, at_once: bool = False) -> dict[
 
 def num_recordings(model) -> list[int]:
     towers = (model.model.language_model, model.model.audio_tower)
-    return [len(launching._CHAINS[tower][1]._recordings) for tower in towers]
+    return [len(launching._CHAINS[tower]._recordings) for tower in towers]
 
 
 def assert_same_bits(model, plain, given: list[Pack], seeds: range, monkeypatch) -> None:
@@ -91,6 +98,43 @@ def test_graphs_have_the_bits_of_single_launches_over_many_packs(tokenizer, monk
     given = packs(tokenizer)
     model, plain = new_model(tokenizer), new_model(tokenizer)
     assert_same_bits(model, plain, given, range(4), monkeypatch)
+
+
+def test_gradients_that_no_second_pack_is_added_to_have_the_bits_of_single_launches(tokenizer, monkeypatch):
+    """They stay in the memory that the graph writes."""
+    pack, other, _ = packs(tokenizer)
+    model, plain = new_model(tokenizer), new_model(tokenizer)
+    for given in ([pack], [pack], [other, pack], [pack]):
+        assert_same_bits(model, plain, given, range(2), monkeypatch)
+    step(model, [pack], 0)
+    decoder = launching._CHAINS[model.model.language_model]
+    held = {gradient.data_ptr() for of_part in decoder._gradients for gradient in of_part}
+    assert held & {weight.grad.data_ptr() for weight in model.parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_frozen_encoder_is_launched_as_one_graph_whose_output_stays(tokenizer, monkeypatch, grad: bool):
+    """The states of a phase that does not train it are kept for its later epochs."""
+    given = packs(tokenizer)
+    model, plain = new_model(tokenizer), new_model(tokenizer)
+    found = {}
+    for one, seen_before in ((plain, 10**9), (model, 1)):
+        monkeypatch.setattr(graphs, "_SEEN_BEFORE", seen_before)
+        one.model.audio_tower.requires_grad_(False)
+        with packed_attention(one), torch.set_grad_enabled(grad):
+            found[seen_before] = [encoder_states(one, pack) for pack in given * 3]
+    for expected, states in zip(found[10**9], found[1], strict=True):
+        assert torch.equal(states, expected) and not states.requires_grad
+    assert launching._CHAINS[plain.model.audio_tower]._recordings == {}
+    (recording, *_) = launching._CHAINS[model.model.audio_tower]._recordings.values()
+    assert recording.frozen is not None and not recording.spans
+
+
+def test_layers_below_those_that_train_are_recorded_with_them(tokenizer, monkeypatch):
+    given, model, plain = packs(tokenizer), new_model(tokenizer), new_model(tokenizer)
+    assert_same_bits(model, plain, given, range(3), monkeypatch)
+    (recording, *_) = launching._CHAINS[model.model.audio_tower]._recordings.values()
+    assert recording.frozen is not None and len(recording.spans) == 1
 
 
 def test_a_forward_pass_before_the_last_one_went_back_has_memory_of_its_own(tokenizer):

@@ -1,12 +1,15 @@
 """A real Ray cluster on this machine: the bytes of one process, a killed node and a killed actor, and its refusals."""
 
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -17,11 +20,18 @@ from shibolet.audit.config import AuditConfig
 from shibolet.audit.hearing import Listener
 from shibolet.listen.lazy import LazyListener
 from shibolet.listen.open import open_executor
+from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.stage import run_prepare
+from shibolet.recipe import load_recipe
 from shibolet.records.files import write_jsonl
-from shibolet.records.utterance import AudioRef
+from shibolet.records.manifest import read_manifest
+from shibolet.records.utterance import AudioRef, Utterance
+from shibolet.rounds import teaching
+from shibolet.rounds.shared import open_round
 from shibolet.speech.audio import load
 
 RATE = 16000
+CONFIG = PrepareConfig(unheard="keep", dev_frac=0.1, min_duration_s=0.1, shard_utterances=8)
 SMALL = {"object_store_memory": 80_000_000}
 
 
@@ -60,6 +70,18 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "noise.jsonl"
 
 
+def noise_of(manifest: Path) -> list[Utterance]:
+    """The same, each of a recording of its own."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    return [
+        Utterance(
+            id=row["id"], audio=AudioRef(path=row["audio"]), text=row["text"], duration_s=row["duration"],
+            source="noise", recording=row["id"],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -84,15 +106,75 @@ def test_an_audit_on_a_cluster_leaves_the_files_of_one_machine(nodes, run_cli, m
 
 
 @pytest.mark.slow("listen", seconds=60)
-def test_scores_and_transcripts_of_a_cluster_are_those_of_one_machine(
-    nodes, run_cli, manifest: Path, tmp_path: Path
-) -> None:
+def test_scores_of_a_cluster_are_those_of_one_machine(nodes, run_cli, manifest: Path, tmp_path: Path) -> None:
     command = ["evaluate", "--model", "builtin:round1", "--manifest", str(manifest), "--language", "Hebrew", "--json"]
     code, one, err = run_cli(*command, "-o", str(tmp_path / "one"))
     assert code == 0, err
     code, found, err = run_cli(*command, "-o", str(tmp_path / "cluster"), "--on", "ray")
     assert (code, found) == (0, one), err
     assert files_of(tmp_path / "cluster") == files_of(tmp_path / "one")
+
+
+@pytest.mark.slow("listen", seconds=60)
+def test_transcripts_of_a_folder_on_a_cluster_are_those_of_one_machine(
+    nodes, run_cli, manifest: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Each node hears whole groups of recordings: an order, a broken file or its exit code could get lost between."""
+    monkeypatch.setattr("shibolet.listen.recordings.GROUP_S", 4.0)  # 60 short clips are about twenty groups
+    shutil.copytree(manifest.parent / "audio", manifest.parent / "audio" / "again")
+    command = ["transcribe", str(manifest.parent / "audio"), "--model", "builtin:round1", "--language", "Hebrew"]
+    command += ["--format", "jsonl", "--aligner", "builtin:aligner", "--out"]
+    code, _, told = run_cli(*command, str(tmp_path / "one"))
+    assert code == 3 and "audio/7.wav" in told and "again/7.wav" in told
+    code, _, err = run_cli(*command, str(tmp_path / "cluster"), "--on", "ray")
+    assert code == 3 and "audio/7.wav" in err and "again/7.wav" in err, err
+    one = files_of(tmp_path / "one")
+    assert len(one) == 58 and "7.jsonl" not in one and sum(b'"words"' in content for content in one.values()) > 5
+    assert files_of(tmp_path / "cluster") == one
+
+
+@pytest.mark.slow("listen", seconds=60)
+def test_prepared_data_of_a_cluster_are_those_of_one_machine_though_a_node_is_killed(
+    nodes, manifest: Path, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    """Shards lie on the machine that asked, rows in the order of the list: which node encoded a row shows nowhere.
+
+    Ray tells of a lost node on the standard output, where a command may be writing transcripts.
+    """
+    cluster, alive = nodes
+    monkeypatch.setattr("shibolet.prepare.processes.CHUNK_UTTERANCES", 2)
+    prepare = partial(run_prepare, noise_of(manifest), {}, config=CONFIG, language="he", seed=0)
+    prepare(out_dir=tmp_path / "one")
+    with closing(open_executor("ray", num_threads=1)) as executor:
+
+        def kill(done: int, total: int) -> None:
+            if len(alive) == 3 and done:
+                cluster.remove_node(alive.pop(), allow_graceful=False)
+
+        monkeypatch.setattr("shibolet.prepare.stage.PROGRESS_UTTERANCES", 4)
+        made = prepare(out_dir=tmp_path / "cluster", decoders=executor.share(1), executor=executor, on_progress=kill)
+        sleep(3.0)  # it takes so long to tell
+    assert capfd.readouterr().out == ""
+    assert len(alive) == 2 and made.dropped_by_rule["undecodable"].utterances == 1
+    one = files_of(tmp_path / "one")
+    assert len(one) >= 6 and files_of(tmp_path / "cluster") == one
+    alive.append(cluster.add_node(num_cpus=1, **SMALL))
+
+
+@pytest.mark.slow("listen", seconds=40)
+def test_what_a_teacher_writes_on_a_cluster_is_what_it_writes_on_one_machine(
+    nodes, manifest: Path, tmp_path: Path
+) -> None:
+    """It hears rows of shards in the run folder, and no files of the corpus."""
+    run_prepare(noise_of(manifest), {}, config=CONFIG, language="he", seed=0, out_dir=tmp_path / "prepared")
+    train = [u for u in read_manifest(tmp_path / "prepared" / "manifest.jsonl") if "train-" in u.audio.path]
+    for name, on in (("one", None), ("cluster", "ray")):
+        with open_round(load_recipe("demo"), tmp_path / f"run-{name}", "train", lambda sentence: None) as current:
+            current.on = on
+            texts, _ = teaching._written(current, "builtin:round1", train, tmp_path / name)
+        assert len(texts) == len(train) > 20 and sum(map(bool, texts.values())) > 5
+    one = files_of(tmp_path / "one")
+    assert len(one) > 1 and files_of(tmp_path / "cluster") == one
 
 
 class Fatal:

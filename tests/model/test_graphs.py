@@ -1,64 +1,15 @@
 """What is launched of memory that every pass shares gives the gradients of plain calls; CUDA's part is in tests/gpu.
 
-Recordings are played by functions here: they read and write the same fixed tensors as graphs do, so a result that
-refers to them, or a pass that comes too early, shows.
+Recordings are played by functions (`played_graphs`).
 """
-
-from types import SimpleNamespace
 
 import pytest
 import torch
+from played_graphs import PlayedChain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shibolet.model.fast.graphs import Chain, _Recording, _Span
-
 ROWS, DIM = 6, 8
-
-
-class PlayedChain(Chain):
-    """Records on a CPU."""
-
-    num_played = 0
-
-    def _is_on_gpu(self, x: Tensor) -> bool:
-        return True
-
-    def _record(self, key, x, inputs, shape) -> bool:
-        if not self._gradients:
-            self._gradients = [[torch.full_like(w, torch.nan) for w in weights] for weights in self._trained]
-        rows = [torch.full_like(x, torch.nan).detach() for _ in range(len(self._parts) + 1)]
-        gradients = [torch.full_like(row, torch.nan) for row in rows]
-        kept = [tensor.clone() for tensor in inputs]
-        spans = []
-        for n, part in enumerate(self._parts):
-            passes = Played(self, part, rows, gradients, kept, shape, n, x.requires_grad or n > 0)
-            spans.append(_Span(
-                SimpleNamespace(replay=passes.forward), SimpleNamespace(replay=passes.backward), rows[n], rows[n + 1],
-                gradients[n], gradients[n + 1], self._trained[n], self._gradients[n], is_first=n == 0,
-            ))  # fmt: skip
-        self._recordings[key] = _Recording(spans, kept)
-        return True
-
-
-class Played:
-    def __init__(self, chain, part, rows, gradients, inputs, shape, number, wants_dx) -> None:
-        self.chain, self.part, self.rows, self.gradients, self.number = chain, part, rows, gradients, number
-        self.inputs, self.shape, self.wants_dx = inputs, shape, wants_dx
-
-    def forward(self) -> None:
-        self.chain.num_played += 1
-        with torch.enable_grad():
-            self.x = self.rows[self.number].clone().requires_grad_(self.wants_dx)
-            self.y = self.chain._run(self.part, self.x, self.inputs, self.shape)
-        self.rows[self.number + 1].copy_(self.y.detach())
-
-    def backward(self) -> None:
-        wanted = [one for one in (self.x, *self.chain._trained[self.number]) if one.requires_grad]
-        held = [self.gradients[self.number], *self.chain._gradients[self.number]][-len(wanted) :]
-        made = torch.autograd.grad(self.y, wanted, self.gradients[self.number + 1])
-        for own, new in zip(held, made, strict=True):
-            own.copy_(new)
 
 
 def run(layers, x, inputs, shape) -> Tensor:
@@ -185,3 +136,88 @@ def test_a_chain_of_no_layers_gives_what_it_gets(layers):
     """A student may keep one decoder layer, which is launched apart."""
     x, scale = given(0)
     assert PlayedChain(run, layers[:0])(x, (scale,), None) is x
+
+
+def test_layers_that_no_gradient_passes_through_are_one_launch(layers):
+    """The last phase of a recipe trains the upper third of the encoder alone."""
+    layers[0].requires_grad_(False)
+    chain = PlayedChain(run, layers)  # two frozen, two and one that train
+    found = []
+    for seed in range(3):
+        for call in (lambda x, inputs: chain(x, inputs, None), lambda x, inputs: run(layers, x, inputs, None)):
+            layers.zero_grad()
+            x, scale = given(seed)
+            call(x, (scale,)).square().sum().backward()
+            found.append([weight.grad.clone() for weight in layers.parameters() if weight.grad is not None])
+    for launched, expected in zip(found[::2], found[1::2], strict=True):
+        assert len(expected) == 2 * 3
+        assert_equal(launched, expected)
+    assert chain.num_played == 2 * (1 + 2) and len(chain._frozen) == 2 and len(chain._parts) == 2
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_frozen_layers_give_stays_as_it_is(layers, grad: bool):
+    """The encoder's output is kept for later epochs; no backward pass says when the next one may overwrite it."""
+    chain = PlayedChain(run, layers.requires_grad_(False))
+    with torch.set_grad_enabled(grad):
+        found = [chain(x, (scale,), None) for x, scale in map(given, range(4))]
+        layers[0].weight.mul_(1.5)
+        found.append(chain(given(4)[0], (given(4)[1],), None))
+        expected = [run(layers, given(4)[0], (given(4)[1],), None)]
+        layers[0].weight.div_(1.5)
+        expected = [run(layers, x, (scale,), None) for x, scale in map(given, range(4))] + expected
+    assert_equal(found, expected)
+    assert chain.num_played == 4
+
+
+def test_a_pass_without_gradients_through_layers_that_train_is_launched_one_by_one(layers):
+    """Texts are written between two training passes, of which the recordings stay."""
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    for seeds in ((0, 1), (2, 3)):
+        assert_equal(gradients(launched, layers, seeds), plain(layers, seeds))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                launched(given(9)[0], (given(9)[1],)), run(layers, *given(9)[:1], given(9)[1:], None)
+            )
+    assert chain.num_played == 3 * 3
+
+
+def test_the_gradients_of_one_pack_are_not_copied(layers):
+    """Autograd would launch a copy for each weight. What a second pack is added to has memory of its own."""
+    chain = PlayedChain(run, layers)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, layers, (0, 1))
+    held = [gradient.data_ptr() for of_part in chain._gradients for gradient in of_part]
+    gradients(launched, layers, (2,))
+    assert [weight.grad.data_ptr() for weight in layers.parameters() if weight.requires_grad] == held
+    expected = plain(layers, (3, 4, 5))
+    assert_equal(gradients(launched, layers, (3, 4, 5)), expected)
+    assert not {weight.grad.data_ptr() for weight in layers.parameters() if weight.requires_grad} & set(held)
+
+
+def test_a_module_that_was_replaced_is_recorded_anew(layers):
+    """Adapters may be attached to a model that has been launched."""
+    wrapped = nn.ModuleList(nn.Sequential(layer) for layer in layers)
+    chain = PlayedChain(run, wrapped)
+    launched = lambda x, inputs: chain(x, inputs, None)  # noqa: E731
+    gradients(launched, wrapped, (0, 1))
+    wrapped[2][0] = nn.Linear(DIM, DIM)
+    assert_equal(gradients(launched, wrapped, (2, 3)), plain(wrapped, (2, 3)))
+    assert chain.num_played == 2 * 3
+
+
+def test_a_shape_that_comes_twice_as_often_takes_the_place_of_another(layers, monkeypatch):
+    """The shapes of a phase's first steps may be the rare ones."""
+    monkeypatch.setattr("shibolet.model.fast.graphs._MOST_SHAPES", 1)
+    chain = PlayedChain(run, layers)
+
+    def call(shape: str) -> list[str]:
+        def launched(x, inputs) -> Tensor:
+            return chain(x, inputs, shape)
+
+        assert_equal(gradients(launched, layers, (0,)), plain(layers, (0,)))
+        return [key[-1] for key in chain._recordings]
+
+    assert [call(shape) for shape in "aabbbbab"] == [[], *[["a"]] * 4, *[["b"]] * 3]
+    assert chain.num_played == 3 * (1 + 2)

@@ -11,7 +11,9 @@ from audit_documents import audited, gate_verdict
 from spoken import raw_times, record
 
 from shibolet.errors import DataError
+from shibolet.listen.executor import Here
 from shibolet.prepare.config import PrepareConfig
+from shibolet.prepare.processes import MakePieces
 from shibolet.prepare.stage import run_prepare
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows, reviewed
 from shibolet.recipe import load_recipe
@@ -394,17 +396,21 @@ def test_a_persons_verdict_stands_over_the_audits(corpus, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("is_worth_processes", [False, True])
-def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch, is_worth_processes):
-    """By this process and by others, which are closed in the end."""
-    monkeypatch.setattr("shibolet.prepare.processes.is_worth_processes", lambda utterances: is_worth_processes)
+@pytest.mark.parametrize("who", ["this process", "others", "a cluster"])
+def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch, who):
+    """By this process and by others, which are closed in the end; a cluster is asked where there is one."""
+    monkeypatch.setattr("shibolet.prepare.processes.is_worth_processes", lambda *_, **__: who != "this process")
+    asked, prepares_there = [], MakePieces.open
+    monkeypatch.setattr(MakePieces, "open", lambda self: asked.append(1) or prepares_there(self))
     rows = [{**asdict(u), "audio": u.audio.path} for u in corpus.utterances]
     write_jsonl(tmp_path / "data.jsonl", rows)
     changes = [f"data.train=[{{name: crowd, manifest: {tmp_path}/data.jsonl}}]", "prepare.unheard=keep"]
-    changes.append("audit.num_workers=1")
+    changes.append(f"audit.num_workers={int(who == 'others')}")
 
     def prepared() -> set[str]:
         with open_round(load_recipe("demo", changes), tmp_path / "run", "run", lambda sentence: None) as current:
+            if who == "a cluster":
+                current.on, current._executor = "ray", Here()
             if not current.folder.finished("gate"):
                 gate_verdict("PROCEED").write(current.folder.gate())
                 write_audited(current.folder.audited_utterances(), [v.row for v in corpus.verdicts.values()])
@@ -417,7 +423,7 @@ def test_a_review_that_comes_later_prepares_again(corpus, tmp_path, monkeypatch,
     assert "good-0" in prepared()
     answer = Answer(id="good-0", verdict="bad", text=corpus.utterances[0].text)
     write_jsonl(tmp_path / "run" / "audit" / "review.jsonl", [answer.model_dump()])
-    assert "good-0" not in prepared()
+    assert "good-0" not in prepared() and bool(asked) == (who == "a cluster")
     assert set(multiprocessing.active_children()) <= children
 
 
@@ -430,3 +436,18 @@ def test_who_decoded_for_the_audit_decodes_for_prepare(tmp_path):
         hearing = current.executor.decoders(0)
         with current.decoding() as same:
             assert same is hearing
+
+
+def test_with_a_cluster_its_nodes_prepare_and_little_audio_stays_here(corpus, tmp_path, monkeypatch):
+    """An option that is taken and does nothing; and actors would start more slowly than little audio is prepared."""
+    with open_round(load_recipe("demo"), tmp_path / "run", "run", lambda sentence: None) as current:
+        current.on, current._executor = "ray", Here()
+        with current.preparing(corpus.utterances) as alone:
+            assert alone == (None, None)
+        monkeypatch.setattr("shibolet.prepare.processes.ALONE_S", 1.0)
+        monkeypatch.setattr("shibolet.prepare.processes.usable_cores", lambda: 1)
+        with current.preparing(corpus.utterances) as (decoders, executor):
+            assert executor is current._executor and decoders is not None
+        current.on = None
+        with current.preparing(corpus.utterances) as alone:
+            assert alone == (None, None)

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +15,14 @@ import pytest
 from audit_documents import audited
 from spoken import raw_times, record
 
-from shibolet.errors import ProcessLost
+from shibolet.errors import DataError, ProcessLost
 from shibolet.listen import decoders
-from shibolet.listen.decoders import Decoders, InThisProcess, Worker
+from shibolet.listen.decoders import Decoders, InThisProcess, Share, Worker
+from shibolet.listen.executor import Here
 from shibolet.listen.processes import WorkerLost
 from shibolet.prepare import processes, shards
 from shibolet.prepare.config import PrepareConfig
-from shibolet.prepare.processes import Chunk, Job, is_worth_processes, make_chunk
+from shibolet.prepare.processes import Chunk, Job, MakePieces, is_worth_processes, make_chunk
 from shibolet.prepare.shards import SCHEMA
 from shibolet.prepare.stage import run_prepare
 from shibolet.prepare.verdicts import Reviewed, ReviewedRows
@@ -90,6 +93,61 @@ def test_the_bytes_are_the_same_whoever_decodes(corpus, tmp_path, monkeypatch):
     ones = [{path.name: path.read_bytes() for path in (tmp_path / str(num)).iterdir()} for num in (0, 1, 3)]
     assert len(ones[0]) > 3 + 2 * shards.OPEN_SHARDS
     assert ones[0] == ones[1] == ones[2]
+
+
+class Elsewhere(Here):
+    """As on a cluster: work and chunks are read from pickles there, and results here; nodes lack some files."""
+
+    is_elsewhere = True
+
+    def __init__(self, *unseen: Path) -> None:
+        super().__init__()
+        self.unseen = unseen
+
+    def map(self, work: MakePieces, chunks: Iterable[list[Job]]) -> Iterator[list[Chunk]]:
+        with pickle.loads(pickle.dumps(work)).open() as do:
+            for jobs in chunks:
+                theirs = [(self._as_there(utterance), verdict) for utterance, verdict in jobs]
+                made, unseen = pickle.loads(pickle.dumps(do(pickle.loads(pickle.dumps(theirs)))))
+                yield work.keep((made, [path.removesuffix(".gone") for path in unseen]))
+
+    def _as_there(self, utterance: Utterance) -> Utterance:
+        gone = Path(utterance.audio.path) in self.unseen
+        return replace(utterance, audio=AudioRef(path=f"{utterance.audio.path}.gone")) if gone else utterance
+
+
+def test_the_bytes_of_a_cluster_are_those_of_this_process(corpus, tmp_path):
+    """What passes between machines is pickled: no audio may be left behind, or come to another row."""
+    utterances, verdicts = corpus
+    prepare = partial(run_prepare, utterances, verdicts, config=CONFIG, language="he", seed=0)
+    prepare(out_dir=tmp_path / "here")
+    prepare(out_dir=tmp_path / "cluster", decoders=Share(0), executor=Elsewhere())
+    here, there = ({path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("here", "cluster"))
+    assert here == there and len(here) > 6
+
+
+def test_audio_that_a_node_does_not_see_is_not_dropped(corpus, tmp_path):
+    """A folder that is not mounted on one node would take hours out of the training set, and look like bad data."""
+    utterances, verdicts = corpus
+    unseen = Path(utterances[12].audio.path)
+    prepare = partial(run_prepare, utterances, verdicts, config=CONFIG, language="he", seed=0, decoders=Share(0))
+    with pytest.raises(DataError, match=r"12\.flac was not found where it was to be heard"):
+        prepare(out_dir=tmp_path / "cluster", executor=Elsewhere(unseen))
+    assert not (tmp_path / "cluster" / "summary.json").exists()
+    unseen.unlink()  # here neither: then it is the data's fault, and a line of the ledger
+    made = prepare(out_dir=tmp_path / "cluster", executor=Elsewhere())
+    assert made.dropped_by_rule["missing_file"].utterances == 1
+
+
+def test_utterances_that_end_every_process_of_a_cluster_are_named(corpus, tmp_path):
+    """Dropping them would make the training set depend on a machine's memory."""
+
+    class Ends(Here):
+        def map(self, work: MakePieces, chunks: Iterable[list[Job]]) -> Iterator[WorkerLost]:
+            yield from (WorkerLost("listener_crashed", "it crashed in 3 tries") for _ in chunks)
+
+    with pytest.raises(ProcessLost, match=r"utterances from 'u\d+' of crowd on could not be prepared: it crashed in 3"):
+        run_prepare(*corpus, config=CONFIG, language="he", seed=0, out_dir=tmp_path, decoders=Share(0), executor=Ends())
 
 
 def test_a_row_lies_where_the_manifest_says(corpus, tmp_path):

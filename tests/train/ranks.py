@@ -40,16 +40,17 @@ BLOCK_NUMEL = 4_096  # on CPUs: several weights in a block, and weights in sever
 def train(
     world_size: int, base: Path, prepared: Path, out: Path, config: TrainConfig = CONFIG, *, terminate_at: int = 0,
     failing: Mapping[str, int] | None = None, on_cpu: bool = True, within_s: float = 180.0,
-    replay: Replay | None = None, teacher: Path | None = None,
+    replay: Replay | None = None, teacher: Path | None = None, num_nodes: int = 1,
 ) -> list[int]:  # fmt: skip
-    """Train as `world_size` ranks; their exit codes. Ranks that take longer say where they are, and are killed.
+    """Train as `world_size` ranks on so many nodes; their exit codes. Ranks that hang say where, and are killed.
 
     The last rank gets a SIGTERM before it ends step `terminate_at` (0: never), and runs out of memory in calls of
     functions of `FAILING`, each given by its number from 1.
     """
     out.mkdir(exist_ok=True)
     port = free_port()
-    job = (world_size, port, base, prepared, out, config, terminate_at, failing or {}, on_cpu, replay, teacher)
+    sizes = world_size, world_size // num_nodes
+    job = (sizes, port, base, prepared, out, config, terminate_at, failing or {}, on_cpu, replay, teacher)
     processes = [FORK.Process(target=_train_as_rank, args=(rank, *job)) for rank in range(world_size)]
     for process in processes:
         process.start()
@@ -99,12 +100,14 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 
 def _train_as_rank(
-    rank: int, world_size: int, port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
+    rank: int, sizes: tuple[int, int], port: int, base: Path, prepared: Path, out: Path, config: TrainConfig,
     terminate_at: int, failing: Mapping[str, int], on_cpu: bool, replay: Replay | None, teacher: Path | None,
 ) -> None:  # fmt: skip
     faulthandler.enable()
+    world_size, num_of_node = sizes
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+        "RANK": str(rank), "LOCAL_RANK": str(rank % num_of_node), "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(num_of_node),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **({"ACCELERATE_USE_CPU": "true"} if on_cpu else {}),
     }  # fmt: skip
     torch.set_num_threads(1)

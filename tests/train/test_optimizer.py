@@ -132,21 +132,24 @@ def test_a_refused_step_changes_nothing(dtype: torch.dtype):
     take_steps(plain, reference, 0, 3)
     model, optimizer = make(dtype)
     take_steps(model, optimizer, 0, 2)
+    called = []  # the host does not know yet that the step is refused
     for losses, gradient in (([torch.tensor(torch.inf)], 1.0), ([torch.tensor(1.0)], torch.nan)):
         for weight in model.parameters():
             weight.grad = torch.full_like(weight, gradient)
-        told = update(optimizer, Ran(losses), flags=(False, True))
+        told = update(optimizer, Ran(losses), flags=(False, True), meanwhile=lambda: called.append(len(called)))
         assert not told.done and told.flags == (False, True) and not told.failed_tokens
         assert all(weight.grad is None for weight in model.parameters())
     take_steps(model, optimizer, 2, 3)
     for ours, theirs in zip(states(optimizer).values(), states(reference).values()):
         assert all(ours[key].equal(theirs[key]) for key in ours)
+    assert called == [0, 1]
 
 
 def test_a_step_without_gradients_waits_for_no_update():
     model, optimizer = make(torch.float32)
     before = model.first.weight.detach().clone()
-    told = update(optimizer, Ran([], {"seen": []}, failed_tokens=77), flags=(True,))
+    # What comes next is not made ready: memory is full, and the step is taken again.
+    told = update(optimizer, Ran([], {"seen": []}, failed_tokens=77), flags=(True,), meanwhile=pytest.fail)
     assert not told.done and told.failed_tokens == 77 and not any(told.grad_norm_by_part.values())
     assert told.numbers == {"seen": 0.0} and told.flags == (True,)
     take_steps(model, optimizer, 0, 1)

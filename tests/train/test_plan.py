@@ -132,6 +132,20 @@ def test_without_a_length_of_packs_they_are_as_large_as_fit_in_every_phase():
     assert large.step.pack_tokens == sum(longest)  # and always in 141 GiB
 
 
+def test_what_graphs_hold_stands_beside_the_total():
+    """It is given back when memory runs out; counted in the total it would halve packs on a smaller GPU."""
+    config = hebrew_round2(pack_tokens=8192)
+    model = blueprint_of(USUAL, config)
+    full, roomy, unknown = (make_plan(config, model, None, gpu_memory_gib=gib) for gib in (40, 141, None))
+    assert full.phases[1].graphs_gib == 0.0 and full.phases[1].total_gib > 30
+    for phase in roomy.phases:
+        assert 1.2 * phase.gib["activations"] < phase.graphs_gib < 2 * phase.gib["activations"]
+        assert phase.total_gib == pytest.approx(sum(phase.gib.values()), abs=0.01)
+    assert unknown.phases[1].graphs_gib is None
+    for other in ({"precision": "fp32"}, {"fast": "off"}):  # which launch none
+        assert make_plan(hebrew_round2(**other), model, None, gpu_memory_gib=141).phases[1].graphs_gib is None
+
+
 def test_a_pack_takes_its_launches_however_small_it_is():
     config = hebrew_round2()
     model = blueprint_of(USUAL, config)

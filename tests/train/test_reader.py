@@ -20,14 +20,14 @@ from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, encoder_states, packed_attention
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.records.cores import usable_cores
-from shibolet.train import encoder_cache
-from shibolet.train import reader as reading
+from shibolet.train import encoder_cache, workers
 from shibolet.train.config import AugmentConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.phases import add_adapters, enter_phase
-from shibolet.train.reader import PackReader, PackRequest, worker_count
+from shibolet.train.reader import PackReader, PackRequest
 from shibolet.train.stage import run_train
+from shibolet.train.workers import worker_count
 
 AUGMENT = AugmentConfig(speeds=(0.9, 1.0, 1.1), noise=NoiseConfig(share=0.5), spec_augment=SpecAugmentConfig())
 
@@ -62,6 +62,26 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
     finally:
         ahead.close()
     assert ahead.waited_s > 0
+
+
+@pytest.mark.slow("train", seconds=5)
+def test_a_pack_that_was_made_ready_is_the_one_that_is_asked_for(examples, prompt, loaded, monkeypatch):
+    """In order, after a step that is taken again, and after one that was never asked for."""
+    here = PackReader(FAMILY, prompt.frame, loaded.extractor)
+    ahead = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
+    wanted, begun = requests(examples, 3), []
+    begin = ahead._ahead._begin
+    monkeypatch.setattr(ahead._ahead, "_begin", lambda first: begun.append(first) or begin(first))
+    ahead.enter_phase(0, lambda: wanted)
+    try:
+        for ready, asked in ((0, 0), (1, 1), (2, 1), (2, 2), (None, 3), (4, 5), (6, 6)):
+            if ready is not None:
+                ahead.prepare([wanted[ready]])
+            (pack,), (expected,) = ahead.read(loaded.model, [wanted[asked]]), here.read(loaded.model, [wanted[asked]])
+            assert_same(pack, expected)
+    finally:
+        ahead.close()
+    assert begun == [None, wanted[1]]  # workers start over for the step that is taken again alone
 
 
 @pytest.mark.slow("train", seconds=5)
@@ -112,7 +132,7 @@ def test_workers_have_the_libraries_that_a_pack_needs_from_the_start():
 )
 def test_a_rank_has_no_more_workers_than_it_has_use_for(monkeypatch, device, cores, ranks, expected):
     """Each takes memory, and time to start before the first step."""
-    monkeypatch.setattr(reading, "usable_cores", lambda: cores)
+    monkeypatch.setattr(workers, "usable_cores", lambda: cores)
     assert worker_count(None, torch.device(device), ranks) == expected
     assert worker_count(40, torch.device(device), ranks) == 40
 
@@ -124,6 +144,46 @@ def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, 
     with pytest.raises(DataError, match="utterance 'u0000': the table says"):
         list(reader.read(loaded.model, [PackRequest(0, 0, 0, (broken,))]))
     reader.close()
+
+
+@pytest.mark.slow("train", seconds=4)
+def test_what_cannot_be_made_ready_ends_the_step_that_needs_it(examples, prompt, loaded):
+    """Not the one before, whose numbers are to be recorded first."""
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
+    broken = PackRequest(0, 0, 0, (dataclasses.replace(examples[0], duration_s=examples[0].duration_s + 0.5),))
+    try:
+        reader.prepare([broken])
+        with pytest.raises(DataError, match="utterance 'u0000': the table says"):
+            list(reader.read(loaded.model, [broken]))
+    finally:
+        reader.close()
+
+
+@pytest.mark.slow("train", seconds=4)
+def test_of_a_pack_that_the_step_in_between_encoded_the_states_are_read(loaded, prompt, examples, tmp_path):
+    """A run that goes on from there would read them, and must not differ."""
+    model = frozen_model(loaded)
+    reader = PackReader(
+        FAMILY,
+        prompt.frame,
+        loaded.extractor,
+        num_workers=1,
+        open_cache=lambda step: open_cache(tmp_path, model, examples),
+    )
+    [first, *_] = requests(examples, 3)
+    again = dataclasses.replace(first, step=1)
+    reader.enter_phase(0, lambda: [first, again])
+    try:
+        with packed_attention(model):
+            (computed,) = reader.read(model, [first])
+            reader.prepare([again])
+            assert reader._prepared[1][0].encoded is None
+            reader.end_step(1)
+            reader.encoder_cache._states += 1
+            (found,) = reader.read(model, [again])
+    finally:
+        reader.close()
+    assert found.encoded.equal(computed.encoded + 1)
 
 
 def frozen_model(loaded: LoadedModel):
@@ -299,12 +359,15 @@ def test_on_the_gpu_workers_and_kept_states_give_what_is_computed_there(loaded, 
         with packed_attention(model):
             for step, request in enumerate(wanted):
                 (computed,) = ahead.read(model, [request])
+                ahead.prepare(wanted[step + 1 :])
                 ahead.encoder_cache.write(step + 1)
                 fresh = here.pack(request.examples)
                 assert computed.input_ids.equal(fresh.input_ids) and computed.encoded.is_cuda
                 assert computed.encoded.equal(encoder_states(model, fresh))
             for request in wanted:
+                ahead.prepare([request])
                 (kept,) = ahead.read(model, [request])
+                assert kept.features is None
                 assert kept.encoded.equal(encoder_states(model, here.pack(request.examples)))
     finally:
         ahead.close()

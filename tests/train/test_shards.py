@@ -85,7 +85,9 @@ def as_rank(rank: int, port: int, out: Path) -> None:
         optimizer = steps(weights, [rank], failing=2)
         held = sum(piece.stop - piece.start for piece in optimizer.shards.pieces)
         states = {name: dict(optimizer.state(name)) for name in FULL}
-        found = {"weights": weights, "states": states, "held": held, "calls": calls}
+        del optimizer
+        hooks = sum(len(weight._post_accumulate_grad_hooks) for weight in weights.values())
+        found = {"weights": weights, "states": states, "held": held, "calls": calls, "hooks": hooks}
         torch.save(found, out / f"{dtype}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -112,6 +114,7 @@ def test_shares_add_up_to_the_training_of_one_rank(of_ranks: Path, dtype: torch.
     total = sum(weight.numel() for weight in weights.values())
     assert sum(found["held"] for found in found_by) == total and max(f["held"] for f in found_by) < total / 2
     assert len(found_by[0]["calls"]) > 50
+    assert [found["hooks"] for found in found_by] == [0] * RANKS  # weights keep nothing of who exchanged them
     for found in found_by:
         assert found["calls"] == found_by[0]["calls"]  # or ranks would wait for each other for good
         for name in FULL:

@@ -122,6 +122,14 @@ def test_a_frozen_encoder_holds_no_graph(loaded: LoadedModel, examples: list[Tra
     assert seen == [False] * 6 + [False] * 4 + [True] * 2
 
 
+def test_the_next_step_is_made_ready_within_a_phase(base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch):
+    """The next phase reads anew: its encoder may train, and nothing of it may be read before."""
+    asked = []
+    monkeypatch.setattr(PackReader, "prepare", lambda reader, requests: asked.append({one.step for one in requests}))
+    run(base_dir, prepared_dir, tmp_path, tiny_config())
+    assert asked == [{1}, {2}, {4}, {5}]  # of steps 0 to 2 and 3 to 5
+
+
 def test_rates_are_those_of_the_recipe_in_both_phases(base_dir: Path, prepared_dir: Path, tmp_path: Path):
     config = tiny_config()
     run(base_dir, prepared_dir, tmp_path, config)

@@ -102,4 +102,14 @@ def _memory_of(phase: PhasePlan, gpu_gib: float | None) -> list[tuple[str, str]]
     if gpu_gib is None:
         return lines
     room = f"{phase.utilisation_pct:.0f}% of {gpu_gib:g} GiB, margin {phase.margin_gib:.1f} GiB"
-    return [*lines, ("room", f"{room}; packs of up to {phase.largest_pack_tokens:,} tokens fit")]
+    lines.append(("room", f"{room}; packs of up to {phase.largest_pack_tokens:,} tokens fit"))
+    if phase.graphs_gib is not None:
+        lines.append(("graphs", _graphs_of(phase, gpu_gib)))
+    return lines
+
+
+def _graphs_of(phase: PhasePlan, gpu_gib: float) -> str:
+    if not phase.graphs_gib:
+        return "none: less than a quarter of the GPU is free, so layers are launched one by one"
+    most_gib = min(gpu_gib, phase.total_gib + phase.graphs_gib)
+    return f"up to {phase.graphs_gib:.1f} GiB more, {most_gib:.1f} in all; given back when memory runs out"

@@ -36,6 +36,9 @@ class ClipReader:
         for request in requests:
             yield self._pack(request.examples, request.epoch)
 
+    def prepare(self, requests: Sequence[PackRequest]) -> None:
+        """Clips are in memory."""
+
     def longest_pack(self, examples: Sequence[TrainExample]) -> Any:
         return self._pack(examples, epoch=0)
 

@@ -55,6 +55,7 @@ class HeardUtterance:
     snr_db: float | None = None
     failure: tuple[str, str] | None = None
     written_again: bool = False  # the model looped at first
+    unseen: str | None = None  # the file that was not there
 
 
 def hear(
@@ -80,7 +81,6 @@ def hear(
                     f"be transcribed: {found}"
                 )
             heard |= zip(batch, found, strict=True)
-            require_seen(utterances[i].audio.path for i in batch if (heard[i].failure or ("",))[0] == UNSEEN)
             if on_progress is not None:
                 on_progress(len(heard), len(utterances))
     in_order = [heard[i] for i in range(len(utterances))]
@@ -120,6 +120,11 @@ class HearBatch:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def keep(self, found: list[HeardUtterance]) -> list[HeardUtterance]:
+        """DataError where who heard does not see a file that is here: known where it is known which node that was."""
+        require_seen(one.unseen for one in found if one.unseen)
+        return found
+
     def _hear(
         self, engine: Hearer, turn: Lock, threads: ThreadPoolExecutor, refs: Sequence[AudioRef]
     ) -> list[HeardUtterance]:
@@ -147,7 +152,8 @@ def _decode(ref: AudioRef, change: Change | None = None) -> tuple[np.ndarray | N
     try:
         samples = audio.load(ref)
     except AudioError as error:
-        return None, HeardUtterance(failure=(error.reason, error.detail))
+        unseen = ref.path if error.reason == UNSEEN else None
+        return None, HeardUtterance(failure=(error.reason, error.detail), unseen=unseen)
     samples = samples if change is None else change(samples)
     return samples, HeardUtterance(snr_db=round(estimate_snr_db(samples), 1))
 

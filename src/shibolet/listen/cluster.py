@@ -174,14 +174,13 @@ class OnCluster(KeepsDecoders, Dispatcher):
             actor.end()
             if was_of_before:  # who needed what it opened was told, or nobody needed it
                 return
-            result.add_note(f"on node {actor.node.name} of the cluster")
+            _LOG.warning("node %s: the work ended there with an error", actor.node.name)
             raise result
         if number is not None:
             try:
                 run.succeed(actor.tasks.pop(number), result)
             except DataError as error:  # what it does not see
-                error.add_note(f"on node {actor.node.name} of the cluster")
-                raise
+                raise DataError(f"node {actor.node.name}: {error}") from error
             return
         actor.num_starts = 0
         if result != (ours := versions()):

@@ -46,6 +46,8 @@ class RayCluster:
                     f"--on {on}: no Ray cluster answers ({error!s:.200}); 'ray start --head' starts one on this "
                     "machine, RAY_ADDRESS or ray://HOST:PORT names another"
                 ) from None
+            # It tells of lost nodes on the standard output, among transcripts; who hands out tells it, and elsewhere.
+            ray._private.worker._worker_logs_enabled = False
         self._server = ray.remote(Packed)
 
     def nodes(self) -> list[Node]:

@@ -145,7 +145,6 @@ def _heard_elsewhere(engines: Engines, work: "HearRecordings", groups: Iterable[
             group = handed.popleft()
             if isinstance(heard, WorkerLost):
                 raise ProcessLost(f"{len(group)} recordings from {group[0]} on could not be transcribed: {heard}")
-            require_seen(str(one.path) for one in heard if one.error is not None and one.error.reason == UNSEEN)
             yield from heard
 
 
@@ -239,6 +238,11 @@ class HearRecordings:
     def open(self) -> Iterator[Callable[[Sequence[Path | str]], list[Heard]]]:
         with HearPieces(self.engine, self.aligner, self.language).open() as hear:
             yield partial(self._hear, hear)
+
+    def keep(self, heard: list[Heard]) -> list[Heard]:
+        """DataError where who heard does not see a file that is here: known where it is known which node that was."""
+        require_seen(str(one.path) for one in heard if one.error is not None and one.error.reason == UNSEEN)
+        return heard
 
     def _hear(self, hear: Callable[[Sequence[Clip]], list[Piece]], paths: Sequence[Path | str]) -> list[Heard]:
         windows = _windows(paths, self.clips_at_once, self.max_piece_s)

@@ -30,6 +30,8 @@ _STANDARD = "qwen3_asr"  # the family of a Hub id that is not on this machine an
 CACHE_FRAC = (
     0.35  # of a device's memory, for keys and values of what is written; the rest is for models, graphs and scores
 )
+# Of a GPU's memory, without which no graphs of layers are recorded: their activations get memory of their own.
+GRAPHS_FREE_FRAC = 0.25
 
 
 class Outline(ABC):

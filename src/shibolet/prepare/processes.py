@@ -7,14 +7,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 from pickle import PickleBuffer
 
 from shibolet.errors import ProcessLost
-from shibolet.listen.decoders import AnyWorker, Decoders, run_each
+from shibolet.listen.decoders import MAX_WORKERS, AnyWorker, Decoders, Share, run_each
+from shibolet.listen.dispatch import UNSEEN, require_seen
+from shibolet.listen.executor import Executor
 from shibolet.listen.processes import WorkerLost
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.pieces import Outcome, make_pieces
@@ -39,7 +41,7 @@ class Chunk:
 
     outcomes: list[Outcome]  # without their FLACs
     sizes: list[int]  # of the FLACs, in bytes
-    flacs: PickleBuffer  # one after the other
+    flacs: PickleBuffer | bytes  # one after the other
 
     def unpacked(self) -> Iterator[Outcome]:
         block = memoryview(self.flacs)
@@ -69,41 +71,96 @@ def _kept_hash(ref: AudioRef, *state: int) -> str:
     return content_hash(ref)
 
 
-def is_worth_processes(utterances: Sequence[Utterance]) -> bool:
+def is_worth_processes(utterances: Sequence[Utterance], elsewhere: bool = False) -> bool:
     """Whether there is so much audio that other processes, which take a second to start, are done first."""
-    return usable_cores() > 1 and sum(utterance.duration_s for utterance in utterances) > ALONE_S
+    return (elsewhere or usable_cores() > 1) and sum(utterance.duration_s for utterance in utterances) > ALONE_S
 
 
-def begin(decoders: Decoders, language: str, config: PrepareConfig) -> None:
-    """Have each worker load what it takes, while this process reads verdicts; what fails there fails again."""
-    for _ in range(decoders.num_workers):
-        decoders.submit(partial(_run, make=partial(make_chunk, language=language, config=config)), [])
+@dataclass(frozen=True, slots=True)
+class MakePieces:
+    """The work: decode the utterances of a chunk, trim, cut and encode them; who asks for it writes shards."""
+
+    decoders: Decoders | Share  # of this process; of each process of a cluster its own
+    language: str
+    config: PrepareConfig
+
+    @property
+    def at_once(self) -> int:
+        return MAX_WORKERS + 2  # two wait while results are on their way
+
+    def submit(self, jobs: Sequence[Job]) -> Future[list[Chunk]]:
+        """By the next worker of this process that is free."""
+        make = partial(make_chunk, language=self.language, config=self.config)
+        return self.decoders.submit(partial(_run, make=make), jobs)
+
+    def begin(self) -> None:
+        """Have each worker load what it takes, while this process reads verdicts; what fails there fails again."""
+        for _ in range(self.decoders.num_workers):
+            self.submit([])
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[Job]], tuple[list[Chunk], list[str]]]]:
+        self.begin()
+        yield self._make
+
+    def _make(self, jobs: Sequence[Job]) -> tuple[list[Chunk], list[str]]:
+        """The chunks, and the audio files that are not there."""
+        chunks = self.submit(jobs).result()
+        outcomes = (outcome for chunk in chunks for outcome in chunk.outcomes)
+        unseen = [
+            utterance.audio.path
+            for (utterance, _), outcome in zip(jobs, outcomes, strict=True)
+            if any(line.rule == UNSEEN for line in outcome.lines)
+        ]
+        # Ray would leave a buffer in the memory that nodes share, which is small, for as long as anybody has it.
+        return [replace(chunk, flacs=bytes(chunk.flacs)) for chunk in chunks], unseen
+
+    def keep(self, result: tuple[list[Chunk], list[str]]) -> list[Chunk]:
+        """DataError where a node does not see a file that is here."""
+        chunks, unseen = result
+        require_seen(unseen)
+        return chunks
 
 
 def outcomes_of(
-    utterances: Iterable[Utterance], find: FindVerdicts, decoders: Decoders, language: str, config: PrepareConfig
+    utterances: Iterable[Utterance], find: FindVerdicts, work: MakePieces, executor: Executor | None = None
 ) -> Iterator[Outcome]:
-    """What becomes of each utterance, in order, by these workers; the same whichever they are.
+    """What becomes of each utterance, in order: by workers of this process, or on a cluster; the same whichever.
 
     It runs little ahead of its reader. ProcessLost names the utterance that a process crashes on, or hangs at.
     """
-    make = partial(make_chunk, language=language, config=config)
+    jobs = (list(zip(chunk, find(chunk), strict=True)) for chunk in _chunks(utterances))
+    with closing(_here(work, jobs) if executor is None else _elsewhere(work, jobs, executor)) as results:
+        for chunks in results:
+            for chunk in chunks:
+                yield from chunk.unpacked()
+
+
+def _here(work: MakePieces, jobs: Iterable[list[Job]]) -> Iterator[list[Chunk]]:
     ahead: deque[Future[list[Chunk]]] = deque()
     try:
-        for chunk in _chunks(utterances):
-            ahead.append(decoders.submit(partial(_run, make=make), list(zip(chunk, find(chunk), strict=True))))
-            if len(ahead) > 2 * max(2, decoders.num_workers):
-                yield from _unpacked(ahead.popleft())
+        for some in jobs:
+            ahead.append(work.submit(some))
+            if len(ahead) > 2 * max(2, work.decoders.num_workers):
+                yield ahead.popleft().result()
         while ahead:
-            yield from _unpacked(ahead.popleft())
+            yield ahead.popleft().result()
     finally:
         for future in ahead:
             future.cancel()
 
 
-def _unpacked(future: Future[list[Chunk]]) -> Iterator[Outcome]:
-    for chunk in future.result():
-        yield from chunk.unpacked()
+def _elsewhere(work: MakePieces, jobs: Iterable[list[Job]], executor: Executor) -> Iterator[list[Chunk]]:
+    handed: deque[list[Job]] = deque()
+    with closing(executor.map(work, (handed.append(some) or some for some in jobs))) as results:
+        for chunks in results:
+            some = handed.popleft()
+            if isinstance(chunks, WorkerLost):
+                raise ProcessLost(
+                    f"{len(some)} utterances from '{some[0][0].id}' of {some[0][0].source} on could not be prepared: "
+                    f"{chunks}. Without --on the one at fault is named"
+                )
+            yield chunks
 
 
 def _run(worker: AnyWorker, jobs: Sequence[Job], make: Callable[[Sequence[Job]], list[Chunk]]) -> list[Chunk]:

@@ -15,12 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from shibolet.errors import DataError
-from shibolet.listen.decoders import Decoders
+from shibolet.listen.decoders import Decoders, Share
+from shibolet.listen.executor import Executor
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.corrected import CorrectedTexts
 from shibolet.prepare.machine import MachineTexts
 from shibolet.prepare.pieces import Outcome, drop, refuse
-from shibolet.prepare.processes import FindVerdicts, begin, outcomes_of
+from shibolet.prepare.processes import FindVerdicts, MakePieces, outcomes_of
 from shibolet.prepare.shards import ShardWriter
 from shibolet.prepare.split import Part, split, undivided
 from shibolet.prepare.tally import Tally
@@ -55,7 +56,8 @@ def run_prepare(
     out_dir: Path,
     unread: Sequence[LedgerLine] = (),
     on_progress: Progress | None = None,
-    decoders: Decoders | None = None,
+    decoders: Decoders | Share | None = None,
+    executor: Executor | None = None,
     machine_texts: Sequence[tuple[Utterance, MachineText]] = (),
     corrected: Mapping[str, Answer] = MappingProxyType({}),
     holds_out: bool = True,
@@ -65,9 +67,9 @@ def run_prepare(
 
     Ids of utterances differ. `verdicts` are the audit's by id; an utterance without one was not heard.
     `unread` are lines of what left the sources before it became an utterance: first in the ledger, counted apart.
-    `decoders` do the work; None: two threads of this process. `machine_texts` are utterances with texts of machines, or
-    taken back: they train, and are never dev. `corrected` are texts by a person; by the rows of `recut` other
-    utterances that train are cut. Without `holds_out` there is no dev.
+    `decoders` do the work, None: two threads of this process; with an `executor`, its nodes do, and this one writes.
+    `machine_texts` are utterances with texts of machines, or taken back: they train, and are never dev. `corrected` are
+    texts by a person; by the rows of `recut` other utterances that train are cut. Without `holds_out` there is no dev.
     DataError when the audit left some unheard and the configuration wants none, or when nothing is left to train on.
     """
     spoken, tally, by_person = get_language(language), Tally(), CorrectedTexts(corrected, utterances)
@@ -76,8 +78,8 @@ def run_prepare(
     find = by_person.finder(by_machine.finder(_finder(verdicts, config)))
     notes = [*_notes_on_hearing(utterances, verdicts, config), *by_person.notes]
     with ExitStack() as stack:
-        decoders = decoders or stack.enter_context(closing(Decoders(0)))
-        begin(decoders, language, config)
+        work = MakePieces(decoders or stack.enter_context(closing(Decoders(0))), language, config)
+        work.begin() if executor is None else executor.begin(work)
         fit = _not_refused(utterances, find, spoken, config, tally)
         dealt = split(fit, config, seed) if holds_out else undivided(fit)
         beside = by_machine.not_beside([u for u, part in zip(fit, dealt.parts) if part != "train"], tally)
@@ -87,7 +89,7 @@ def run_prepare(
         find, cut = _cut_by(find, (u for u, part in zip(fit, dealt.parts) if part == "train"), recut, by_person)
         whole, parts = SpilledList.joined([fit, added]), [*dealt.parts, *(["train"] * len(added))]
         decoded = (utterance for utterance, part in zip(whole, parts, strict=True) if part != "surplus")
-        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, decoders, language, config)))
+        outcomes = stack.enter_context(closing(outcomes_of(decoded, find, work, executor)))
         outcomes = (by_person.marked(by_machine.marked(o)) for o in _with_surplus(whole, parts, outcomes, config))
         kept, splits = _write_shards(outcomes, parts, tally, out_dir, config.shard_utterances, progress)
     write_ledger(out_dir / LEDGER, chain(unread, tally.lines))
@@ -98,10 +100,9 @@ def run_prepare(
         notes.append("nothing is held out: there is no dev set to choose a checkpoint by")
     groups = {name: len({own for own, part in zip(dealt.groups, dealt.parts) if part == name}) for name in SPLITS}
     prepared = tally.prepared(
-        num_given, groups, unread=count_by_rule(unread),
+        num_given, groups, unread=count_by_rule(unread), writing=writing_of(utterances),
         language=spoken.name, normaliser=spoken.target_version, seed=seed, split_by=dealt.by,
         notes=(*notes, *cut, *by_machine.notes, *dealt.notes, *_notes_on_beside(utterances, kept)),
-        writing=writing_of(utterances),
     )  # fmt: skip
     prepared.write(out_dir / SUMMARY)
     return prepared

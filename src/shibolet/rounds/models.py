@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,10 +17,13 @@ from shibolet.records.files import read_through
 from shibolet.records.runfolder import RunFolder
 
 if TYPE_CHECKING:
-    from shibolet.listen.decoders import Decoders
+    from shibolet.listen.decoders import Share
     from shibolet.listen.executor import Executor
     from shibolet.listen.lazy import LazyListener
     from shibolet.listen.processes import Child
+    from shibolet.records.utterance import Utterance
+
+    _Preparing = tuple[Decoders | Share | None, Executor | None]
 
 
 @dataclass
@@ -70,6 +73,19 @@ class Models:
         finally:
             if self._executor is None:
                 self.decoders.close()
+
+    @contextmanager
+    def preparing(self, utterances: "Sequence[Utterance]") -> "Iterator[_Preparing]":
+        """Decoders and executor that prepare these: of little audio neither, and this process does it alone."""
+        from shibolet.prepare.processes import is_worth_processes
+
+        if not is_worth_processes(utterances, elsewhere=self.on is not None):
+            yield None, None
+        elif self.on is not None:
+            yield self.executor.share(self.recipe.audit.num_workers), self.executor
+        else:
+            with self.decoding() as decoders:
+                yield decoders, None
 
     def identity(self, model: str) -> str:
         """Content hash of a model by name; what failed before it was needed is tried again."""

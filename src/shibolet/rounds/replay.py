@@ -3,7 +3,6 @@
 Only what cannot be decoded, has no words or has an impossible length is dropped; nothing is held out.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 from shibolet.errors import DataError
@@ -48,7 +47,6 @@ def _require_unseen_dev(current: Round) -> None:
 
 
 def _prepare(current: Round, source: DataSource) -> Prepared:
-    from shibolet.prepare.processes import is_worth_processes
     from shibolet.prepare.stage import SUMMARY, run_prepare
     from shibolet.speech.read import require_script
 
@@ -67,12 +65,12 @@ def _prepare(current: Round, source: DataSource) -> Prepared:
     stage = current.begin(_stage(source), inputs)
     out_dir = current.folder.replay(source.name)
     if not stage.done:
-        decoding = current.decoding() if is_worth_processes(data.utterances) else nullcontext()
-        with current.track(f"prepare {source.name}, replayed") as progress, decoding as decoders:
+        preparing = current.preparing(data.utterances)
+        with current.track(f"prepare {source.name}, replayed") as progress, preparing as (decoders, executor):
             # Nothing is drawn here, and the summary names its seed: with the recipe's no two seeds had the same files.
             run_prepare(
                 data.utterances, {}, config=config, language=language, seed=0, out_dir=out_dir,
-                unread=data.ledger, on_progress=progress, decoders=decoders, holds_out=False,
+                unread=data.ledger, on_progress=progress, decoders=decoders, executor=executor, holds_out=False,
             )  # fmt: skip
         made = Prepared.read(out_dir / SUMMARY)
         audio_s = round(3600 * made.hours.given, 3)

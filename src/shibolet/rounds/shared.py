@@ -98,7 +98,7 @@ class Round(Models):
 
         from shibolet.model.folders import best_device
         from shibolet.train.launch import Ranks
-        from shibolet.train.reader import worker_count
+        from shibolet.train.workers import worker_count
 
         require_gpus(self.gpus)
         num_workers = worker_count(self.recipe.train.num_workers, torch.device(best_device()), self.gpus)

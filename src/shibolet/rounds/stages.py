@@ -1,6 +1,5 @@
 """One function a stage: its inputs, whether they have changed, its arguments from the files of the stages before it."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ def do_prepare(current: Round) -> Prepared:
 
     An instrument that is INVALID and accepted judges nothing: then only what cannot be decoded is dropped.
     """
-    from shibolet.prepare.processes import is_worth_processes
     from shibolet.prepare.stage import SUMMARY, run_prepare
 
     recipe, folder, by = current.recipe, current.folder, judged(current)
@@ -53,13 +51,12 @@ def do_prepare(current: Round) -> Prepared:
     }
     stage = current.begin("prepare", inputs, reads)
     if not stage.done:
-        decoding = current.decoding() if is_worth_processes(current.data.utterances) else nullcontext()
-        with current.track("prepare") as progress, decoding as decoders:
+        with current.track("prepare") as progress, current.preparing(current.data.utterances) as (decoders, executor):
             rows = by.rows()
             run_prepare(
                 current.data.utterances, rows, config=config, language=recipe.language, seed=seed,
                 out_dir=folder.prepared, unread=current.data.ledger, on_progress=progress, decoders=decoders,
-                machine_texts=machine_texts, corrected=rows.corrected, recut=recut,
+                executor=executor, machine_texts=machine_texts, corrected=rows.corrected, recut=recut,
             )  # fmt: skip
         made = Prepared.read(folder.prepared / SUMMARY)
         done = Work(
@@ -79,7 +76,7 @@ def train_ahead(current: Round) -> None:
 
     from shibolet.model.folders import best_device
     from shibolet.train.launch import begin_to_load_workers
-    from shibolet.train.reader import worker_count
+    from shibolet.train.workers import worker_count
 
     if current.folder.finished("train"):
         return

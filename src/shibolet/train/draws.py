@@ -25,3 +25,8 @@ def generator(seed: int, epoch: int, utterance_id: str, stream: Stream) -> np.ra
     """The numbers of one stream."""
     name = int.from_bytes(hashlib.sha256(utterance_id.encode()).digest()[:8], "little")
     return np.random.default_rng([seed, epoch, name, int(stream)])
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of everything random within a step on a rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -141,6 +141,10 @@ class PhaseMemory:
         tensors = sum(self.peak(pack, several).values())
         return tensors + sum(self.reserve(tensors).values())
 
+    def graphs(self, pack: PackSize) -> int:
+        """Bytes that graphs of layers hold beside the total where they are recorded, at most."""
+        return int(GRAPHS_FRAC * sum(stays for _, stays, _ in self.cost.kept(pack, encoder=not self.encoder_kept)))
+
     def largest_pack_tokens(self, sizes: Sequence[Sizes], most: int, budget: float) -> int:
         """The most `pack_tokens` that keep the fullest pack within `budget` bytes; 0: one utterance does not fit."""
         most_tokens = sum(sorted((size[0] for size in sizes), reverse=True)[:most])

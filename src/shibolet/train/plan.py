@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from shibolet.model.blueprint import Parameters
-from shibolet.model.outline import outline_of
+from shibolet.model.outline import GRAPHS_FREE_FRAC, outline_of
 from shibolet.model.protocols import PackSize
 from shibolet.records.documents.plan import (
     CostPlan,
@@ -27,7 +27,6 @@ from shibolet.train.context import num_told
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import (
     GIB,
-    GRAPHS_FRAC,
     MEAN_S,
     PACK_TOKENS,
     PhaseMemory,
@@ -102,7 +101,7 @@ def make_plan(
         teacher_cache_gib=teacher_gib(config, sizes, heard),
         teacher_pass_s=teacher_pass_s(config, teacher, sizes, heard, gpus),
         notes=(
-            *_notes(config, model, count, own_per_step, phases, gpu_memory_gib),
+            *_notes(config, model, count, own_per_step, phases),
             *_told(config, examples and examples[:count]),
             *notes_on_objectives(config, outline_of(model.config)),
             *_assumptions(examples),
@@ -141,12 +140,16 @@ def _phases(
     phases = []
     for (phase, steps, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
-        needs = _memory(memory, memory.fullest_pack(longest_sizes, own_tokens, most), longest_sizes, most, gib)
+        fullest = memory.fullest_pack(longest_sizes, own_tokens, most)
+        needs = _memory(memory, fullest, longest_sizes, most, gib)
+        graphs_gib = _graphs_gib(config, model, memory, fullest, needs["total_gib"], gib)
         step_s = hours = None
         if (gpu := gpus.name) is not None:
             step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of), 4)
             hours = round(steps * step_s / 3600, 3) if steps else None
-        phases.append(PhasePlan(**phase, **needs, largest_pack_tokens=fit, step_s=step_s, hours=hours))
+        phases.append(
+            PhasePlan(**phase, **needs, graphs_gib=graphs_gib, largest_pack_tokens=fit, step_s=step_s, hours=hours)
+        )
     return pack_tokens, phases
 
 
@@ -308,21 +311,19 @@ def _told(config: TrainConfig, examples: Sequence[TrainExample] | None) -> list[
     ]
 
 
-def _graphs(config: TrainConfig, model: Parameters, phases: Sequence[PhasePlan], gib: float | None) -> list[str]:
+def _graphs_gib(
+    config: TrainConfig, model: Parameters, memory: PhaseMemory, pack: PackSize, total_gib: float, gib: float | None
+) -> float | None:
     """What is taken while there is room, and so is in no total."""
-    if gib is None or config.precision != "bf16" or not outline_of(model.config).launches_graphs:
-        return []
-    most = GRAPHS_FRAC * max(phase.gib["activations"] for phase in phases)
-    return [
-        f"layers are launched as graphs while a quarter of the GPU is free: these hold about {most:.1f} GiB more, and "
-        "are given back when memory runs out"
-    ]
+    launched = config.precision == "bf16" and config.fast != "off" and outline_of(model.config).launches_graphs
+    if gib is None or not launched:
+        return None
+    return round(memory.graphs(pack) / GIB, 3) if total_gib < (1 - GRAPHS_FREE_FRAC) * gib else 0.0
 
 
 def _notes(
-    config: TrainConfig, model: Parameters, count: int | None, own_per_step: int, phases: Sequence[PhasePlan],
-    gib: float | None,
-) -> list[str]:  # fmt: skip
+    config: TrainConfig, model: Parameters, count: int | None, own_per_step: int, phases: Sequence[PhasePlan]
+) -> list[str]:
     """What a reader of the recipe may not expect."""
     notes = []
     if count and count < own_per_step:
@@ -349,4 +350,4 @@ def _notes(
         {"head", "embeddings"} & set(phase.lr_by_part) for phase in config.phases
     ):
         notes.append("the head is tied to the embeddings: training it trains the input side too (train.untie_head)")
-    return notes + _graphs(config, model, phases, gib)
+    return notes

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from shibolet.errors import DataError
+from shibolet.errors import DataError, ShiboletError
 from shibolet.listen.processes import give_way, leave_signals_to_parent
 from shibolet.model.family import Family
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
-from shibolet.records.cores import usable_cores
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import AugmentConfig
@@ -30,7 +29,6 @@ from shibolet.train.launch import begin_to_load_workers
 from shibolet.train.objective import Needs
 
 _AHEAD = 2  # packs that each worker has ready or in work
-_MAX_WORKERS = 15  # decode 5,017 audio s/s (benchmarks/RESULTS.md); a GPU trains on at most 2,900
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,9 @@ class Decoded:
 
     def pin_memory(self) -> "Decoded":
         return Decoded(self.pack.pin_memory(), self.num_frames, self.samples and self.samples.pin_memory())
+
+
+_Taken = tuple[Pack, Sequence[int]]  # a pack on the device, with features or encoder states, and its frames
 
 
 class Decoder(Dataset):
@@ -141,6 +142,9 @@ class Reader(Protocol):
     def read(self, model: nn.Module, requests: Sequence[PackRequest]) -> Iterator[Any]:
         """The packs on the device, one by one, within the objective's context."""
 
+    def prepare(self, requests: Sequence[PackRequest]) -> None:
+        """The host has time now: what `read` will be asked for next may be made ready. What fails, `read` raises."""
+
     def longest_pack(self, examples: Sequence[TrainExample]) -> Any:
         """One pack of these utterances, as long as any epoch can have it; what is heard in it is of no matter."""
 
@@ -182,6 +186,7 @@ class PackReader:
         self._frames: dict[str, int] = {}
         self._ahead = _ReadAhead(self._decoder, num_workers, self._device.type == "cuda") if num_workers else None
         self._open_cache = open_cache
+        self._prepared: tuple[PackRequest, _Taken | ShiboletError] | None = None
         self.encoder_cache: EncoderCache | None = None
         self.waited_s = 0.0  # for workers, or decoding here; the caller sets it back
 
@@ -191,7 +196,7 @@ class PackReader:
 
     def enter_phase(self, step: int, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
         """Read ahead in this order, and keep encoder states while no encoder trains."""
-        self.encoder_cache = self._open_cache(step)
+        self.encoder_cache, self._prepared = self._open_cache(step), None
         self.follow(upcoming)
 
     def end_step(self, step: int) -> None:
@@ -207,20 +212,44 @@ class PackReader:
     def read(self, model: nn.Module, requests: Sequence[PackRequest]) -> Iterator[Pack]:
         """The packs on the device, one by one, with features or encoder states; within `Family.packed`."""
         for request in requests:
-            started = time.perf_counter()
-            if self._is_encoded(request):
-                states, num_frames = self.encoder_cache.read(request.examples)
-                pack = self._decoder.lay_out(request.examples, num_frames)
-                self.waited_s += time.perf_counter() - started
-                yield replace(pack.to(self._device), encoded=states.to(self._device, non_blocking=True))
-                continue
-            decoded = self._decoded(request)
-            self.waited_s += time.perf_counter() - started
-            pack = self._with_features(decoded, request.examples)
-            if self.encoder_cache:
-                states = self._states(model, pack, request.examples, decoded.num_frames)
+            pack, num_frames = self._prepared_for(request) or self._take(request)
+            if self.encoder_cache and pack.encoded is None:
+                states = self._states(model, pack, request.examples, num_frames)
                 pack = replace(pack, encoded=states, features=None)
             yield pack
+
+    def prepare(self, requests: Sequence[PackRequest]) -> None:
+        """Take the first pack from the workers and send it to the device."""
+        if not self._ahead or not requests:
+            return
+        try:
+            self._prepared = requests[0], self._take(requests[0])
+        except ShiboletError as error:
+            self._prepared = requests[0], error
+        except torch.OutOfMemoryError:
+            self._prepared = None  # the workers decode it again
+
+    def _prepared_for(self, request: PackRequest) -> _Taken | None:
+        held, self._prepared = self._prepared, None
+        if held is None or held[0] != request:
+            return None
+        if isinstance(held[1], ShiboletError):
+            raise held[1]
+        # The step in between may have encoded all of its utterances: then states are read, as in a run that resumes.
+        return held[1] if self._is_encoded(request) == (held[1][0].encoded is not None) else None
+
+    def _take(self, request: PackRequest) -> _Taken:
+        started = time.perf_counter()
+        if self._is_encoded(request):
+            states, num_frames = self.encoder_cache.read(request.examples)
+            pack = self._decoder.lay_out(request.examples, num_frames)
+            if self._device.type == "cuda":
+                pack = pack.pin_memory()  # or the host would wait until the device has come to the copy
+            self.waited_s += time.perf_counter() - started
+            return replace(pack.to(self._device), encoded=states.to(self._device, non_blocking=True)), num_frames
+        decoded = self._decoded(request)
+        self.waited_s += time.perf_counter() - started
+        return self._with_features(decoded, request.examples), decoded.num_frames
 
     @torch.no_grad()
     def _states(
@@ -348,28 +377,6 @@ class _Order(Sampler):
         for request in chain([first] if first else [], later):
             self.sent.append(request)
             yield request
-
-
-def worker_count(asked: int | None, device: torch.device, num_ranks: int) -> int:
-    """Decoding processes of a rank: as asked, or with a GPU its share of the cores less one up to a limit, or none.
-
-    `num_ranks` are those of its machine.
-    """
-    if asked is not None:
-        return asked
-    return min(max(1, _cores_of_a_rank(num_ranks) - 1), _MAX_WORKERS) if device.type == "cuda" else 0
-
-
-def threads_beside(num_workers: int, num_ranks: int) -> int:
-    """The most CPU threads of torch in a rank: what its decoding processes leave of its share of the cores.
-
-    With more of them every parallel loop waits for the one that has no core just then.
-    """
-    return max(1, _cores_of_a_rank(num_ranks) - num_workers)
-
-
-def _cores_of_a_rank(num_ranks: int) -> int:
-    return usable_cores() // num_ranks
 
 
 def _as_it_is(decoded: Decoded) -> Decoded:

@@ -8,6 +8,7 @@ Not DDP or FSDP: an out-of-memory error in the backward pass of one rank would l
 collectives for good. Here every rank makes the same calls in the same order, whatever became of its packs.
 """
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from shibolet.errors import ShiboletError
 from shibolet.train.exchange import exchange_on
@@ -141,6 +143,12 @@ class Shards(Whole):
                     self._gradients[piece] = self._sums[number][low - at : high - at]
         self.pieces = list(self._gradients)
         self._spreading: list[dist.Work] = []
+        self._is_last = False
+        self._hooks = [
+            weight.register_post_accumulate_grad_hook(partial(_arrived, weakref.ref(self), name))
+            for name, weight in self._weights.items()
+        ]
+        weakref.finalize(self, _remove, self._hooks)
         self._begin_step()
 
     def _begin_step(self) -> None:
@@ -161,15 +169,13 @@ class Shards(Whole):
 
     @contextmanager
     def early(self, is_last: bool) -> Iterator[None]:
-        watched = self._weights.items() if is_last else ()
-        hooks = [w.register_post_accumulate_grad_hook(partial(self._arrive, name)) for name, w in watched]
+        self._is_last = is_last
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            self._is_last = False
 
-    def _arrive(self, name: str, _: nn.Parameter) -> None:
+    def _arrive(self, name: str) -> None:
         self._arrived.add(name)
         for number in self._blocks_of[name]:
             self._missing[number] -= 1
@@ -217,9 +223,22 @@ class Shards(Whole):
         self._spreading = []
 
     def release(self) -> None:
+        _remove(self._hooks)
         self._blocks = ()
         for held in (self._shares, self._sums, self._to_send, self._members, self._gradients):
             held.clear()
+
+
+def _arrived(shards: "weakref.ref[Shards]", name: str, _: nn.Parameter) -> None:
+    """A gradient is at its weight, which may outlive who exchanges it and must not keep that one's memory."""
+    own = shards()
+    if own is not None and own._is_last:
+        own._arrive(name)
+
+
+def _remove(hooks: list[RemovableHandle]) -> None:
+    while hooks:
+        hooks.pop().remove()
 
 
 def divide_among_ranks(weights: Mapping[str, nn.Parameter]) -> Whole:

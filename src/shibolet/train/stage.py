@@ -51,13 +51,14 @@ from shibolet.train.packing import check_fit
 from shibolet.train.phases import add_adapters, enter_phase
 from shibolet.train.plan import make_plan
 from shibolet.train.ranks import any_rank, by_main, from_main, join_ranks, require_same
-from shibolet.train.reader import PackReader, threads_beside, worker_count
+from shibolet.train.reader import PackReader
 from shibolet.train.records import Records
 from shibolet.train.replay import Replay, Replayed, read_replay
 from shibolet.train.state import TrainState
 from shibolet.train.teacher import NO_TEACHER, Teaching
 from shibolet.train.trainer import GradualUnfreezeTrainer, StepCallback
 from shibolet.train.utilisation import utilisation_of
+from shibolet.train.workers import threads_beside, worker_count
 
 # Scores a model on dev, called on every rank; the text says of which weights: "after step 500".
 DevScorer = Callable[[LoadedModel, str], DevRates]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from shibolet.train.alarm import device_use, is_crowded, memory_alarm, step_memo
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.draws import step_seed
 from shibolet.train.guards import RollBack
 from shibolet.train.keeper import Keeper
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed
@@ -46,11 +46,6 @@ LOG = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 StepCallback = Callable[[StepRow], None]  # gets the row of numbers of each step, on the main rank
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of everything random within a step on a rank."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class GradualUnfreezeTrainer:
@@ -222,6 +217,11 @@ class GradualUnfreezeTrainer:
         )
         return [PackRequest(step, number, epoch, tuple(drawn[u] for u in pack)) for number, pack in enumerate(packs)]
 
+    def _prepare_next(self, num_steps: int) -> None:
+        """Have the first pack of the phase's next step ready."""
+        if self.state.step_in_phase + 1 < num_steps:
+            self.reader.prepare(self._requests(self.state.step + 1))
+
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:
         """Let go of what only saves time; where no rank held any of it, take the next rung of the memory ladder."""
         if any_rank(any([self.release_dev(), self.release_launches(for_good=True)])):
@@ -252,7 +252,7 @@ class GradualUnfreezeTrainer:
             ran = self._run_packs(optimizer, requests, self.reader.read(self.model, requests), step)
             told = update(
                 optimizer, ran, dry=not chosen, flags=(self.signals.received, self.keeper.failed),
-                levels=device_use(self.device),
+                levels=device_use(self.device), meanwhile=lambda: self._prepare_next(num_steps),
             )  # fmt: skip
             if not told.failed_tokens:
                 break

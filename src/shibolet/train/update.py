@@ -46,11 +46,13 @@ class Update:
 
 
 def update(
-    optimizer: MasterAdamW, ran: Ran, *, dry: bool = False, flags: Sequence[bool] = (), levels: Sequence[float] = ()
-) -> Update:
+    optimizer: MasterAdamW, ran: Ran, *, dry: bool = False, flags: Sequence[bool] = (), levels: Sequence[float] = (),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Update:  # fmt: skip
     """Sum gradients over ranks, clip and step, and clear them.
 
     `dry`: no step, as it was a trial or no rank has anything to train on. `levels`: the highest of any rank comes back.
+    `meanwhile` is called after a step was launched: the device is busy then, and the host has time.
     """
     norm_by_part = optimizer.collect_gradients(failed=ran.failed_tokens > 0)
     start = torch.zeros((), device=optimizer.device)
@@ -65,6 +67,7 @@ def update(
     stepped = not ran.failed_tokens and not dry
     if stepped:
         optimizer.step(grad_norm, refused)
+        meanwhile()
     elif dry:
         optimizer.zero_grad()
     else:

@@ -16,20 +16,21 @@ from transformers import PreTrainedModel
 
 from shibolet.model.fast.device import send_to
 from shibolet.model.fast.graphs import Chain, Run
-from shibolet.model.qwen3_asr.fused import trains
 
 _ROWS, _SEGMENTS = 256, 32  # sizes are multiples of these: 32 utterances of 5.8 s have 3,700 rows
-_CHAINS: WeakKeyDictionary[nn.Module, tuple[int, Chain]] = WeakKeyDictionary()  # of a tower, from its n-th layer on
+# Nearly every pack has an utterance of more than 256 tokens, 11 s. The others would have shapes of their own, twice as
+# many in all (benchmarks/launch_shapes.py). Told of 512, attention leaves what lies beyond a segment at once.
+_LONGEST = 512
+_CHAINS: WeakKeyDictionary[nn.Module, Chain] = WeakKeyDictionary()  # of a tower
 
 
 def is_launched(model: PreTrainedModel) -> bool:
-    """Whether a pack that goes forward now, packed, belongs to a training that this module is for."""
+    """Whether a pack that goes through a tower now, packed, belongs to a training that this module is for."""
     decoder = model.model.language_model
     return (
         decoder.training
         and model.device.type == "cuda"
         and model.dtype.itemsize == 2  # attention in float32 goes segment by segment
-        and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cuda")
         and not decoder.layers[0].gradient_checkpointing
     )
@@ -48,9 +49,8 @@ def launch_decoder(
     padded, within = _padded(embeds, cu_seqlens)
     cos, sin = decoder.rotary_emb(padded, F.pad(position_ids, (0, padded.shape[1] - num_rows)))
     draws = send_to(embeds.device, torch.randint(1 << 31, (len(decoder.layers), 2)))
-    longest = max(_ROWS, 1 << (max_seqlen - 1).bit_length())
-    chain = _chain(decoder, _run_decoder, 0, decoder.layers[:-1])
-    hidden = chain(padded[0], (cos, sin, within, draws), longest)[None, :num_rows]
+    chain = _chain(decoder, _run_decoder, len(decoder.layers) - 1)
+    hidden = chain(padded[0], (cos, sin, within, draws), longest_of(max_seqlen))[None, :num_rows]
     hidden = decoder.layers[-1](
         hidden, position_embeddings=(cos[:num_rows], sin[:num_rows]), cu_seq_lens_q=cu_seqlens,
         max_length_q=max_seqlen, kept_rows=kept_rows, draws=draws[-1],
@@ -58,39 +58,45 @@ def launch_decoder(
     return decoder.norm(hidden)[0]
 
 
-def launch_encoder(model: PreTrainedModel, hidden: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def launch_encoder(model: PreTrainedModel, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     """What the layers make of the convolutions' outputs `[A, E]`, in windows that begin at `cu_seqlens` `[W + 1]`."""
     tower, num_rows = model.model.audio_tower, len(hidden)
-    frozen = 0 if hidden.requires_grad else next((n for n, one in enumerate(tower.layers) if trains(one)), None)
-    for layer in tower.layers[:frozen]:
-        hidden = layer(hidden, cu_seqlens, max_seqlen=max_seqlen)[0]
-    if frozen is None:
-        return hidden
     padded, within = _padded(hidden[None], cu_seqlens)
-    chain = _chain(tower, _run_encoder, frozen, tower.layers[frozen:])
+    chain = _chain(tower, _run_encoder, len(tower.layers))
     return chain(padded[0], (within,), _ROWS)[:num_rows]
 
 
 def release(model: PreTrainedModel, *, for_good: bool) -> bool:
     """Let go of what was recorded to launch a model's layers, as `Chain.release`; whether there was anything."""
     towers = (model.model.language_model, model.model.audio_tower)
-    return any([_CHAINS[tower][1].release(for_good=for_good) for tower in towers if tower in _CHAINS])
+    return any([_CHAINS[tower].release(for_good=for_good) for tower in towers if tower in _CHAINS])
 
 
 def _padded(rows: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `[1, R, D]` and boundaries of segments, of which one is what was padded and those after it are empty."""
     num_rows, num_segments = rows.shape[1], len(cu_seqlens) - 1
-    all_rows, segments = _up(num_rows, _ROWS), _up(num_segments + 1, _SEGMENTS)
+    all_rows, segments = padded_sizes(num_rows, num_segments)
     return (
         F.pad(rows, (0, 0, 0, all_rows - num_rows)),
         F.pad(cu_seqlens, (0, segments - num_segments), value=all_rows),
     )
 
 
-def _chain(tower: nn.Module, run: Run, first: int, layers: Sequence[nn.Module]) -> Chain:
-    if tower not in _CHAINS or _CHAINS[tower][0] != first:
-        _CHAINS[tower] = first, Chain(run, layers)
-    return _CHAINS[tower][1]
+def padded_sizes(num_rows: int, num_segments: int) -> tuple[int, int]:
+    """Rows and segments with padding, which is a segment itself."""
+    return _up(num_rows, _ROWS), _up(num_segments + 1, _SEGMENTS)
+
+
+def longest_of(max_seqlen: int) -> int:
+    """What attention is told of the longest segment of the decoder."""
+    return max(_LONGEST, 1 << (max_seqlen - 1).bit_length())
+
+
+def _chain(tower: nn.Module, run: Run, num_layers: int) -> Chain:
+    """Of a tower's first layers."""
+    if tower not in _CHAINS:
+        _CHAINS[tower] = Chain(run, tower.layers[:num_layers])
+    return _CHAINS[tower]
 
 
 def _run_decoder(layers: Sequence[nn.Module], x: Tensor, inputs: Sequence[Tensor], longest: int) -> Tensor:

@@ -144,7 +144,7 @@ def encoder_states(model: PreTrainedModel, pack: Pack) -> Tensor:
     tower = model.model.audio_tower
     hidden = _convolve(tower, pack.features.to(model.dtype)).index_select(0, pack.audio_kept)
     if is_fused(model) and is_launched(model):
-        return launch_encoder(model, hidden, pack.audio_cu_seqlens, pack.audio_max_seqlen)
+        return launch_encoder(model, hidden, pack.audio_cu_seqlens)
     for layer in tower.layers:
         hidden = layer(hidden, pack.audio_cu_seqlens, max_seqlen=pack.audio_max_seqlen)[0]
     return hidden
@@ -191,7 +191,7 @@ def decode_pack(model: PreTrainedModel, pack: Pack, cache: object | None = None)
     audio = model.model.multi_modal_projector(model.model.audio_tower.ln_post(encoded))
     embeds = model.get_input_embeddings()(pack.input_ids)
     embeds = embeds[0].index_copy(0, pack.audio_positions, audio.to(embeds.dtype))[None]
-    if cache is None and is_fused(model) and is_launched(model):
+    if cache is None and torch.is_grad_enabled() and is_fused(model) and is_launched(model):
         within = pack.position_ids, pack.cu_seqlens, pack.max_seqlen
         return launch_decoder(model, embeds, *within, kept_rows=pack.keep_positions)
     kept = {"kept_rows": pack.keep_positions} if is_fused(model) else {}  # its last layer computes no others

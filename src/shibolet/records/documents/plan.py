@@ -62,6 +62,9 @@ class PhasePlan(Part):
     gib: dict[str, float]  # purpose -> GiB
     total_gib: float
     peak_tensors_gib: float  # of that, what tensors take
+    # Beside the total, at most: what graphs of layers hold, until memory runs out. 0: there is no room for them. None:
+    # none are launched, or the GPU's memory is not known.
+    graphs_gib: float | None = None
     fullest_pack_tokens: int
     margin_gib: float | None  # None: the GPU's memory is not known
     utilisation_pct: float | None

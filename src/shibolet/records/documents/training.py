@@ -35,7 +35,7 @@ class Timing(Part):
     """What a step took by the clock, in seconds; these numbers alone differ between two runs of the same training."""
 
     step_s: float
-    data_s: float  # waited for packs
+    data_s: float  # waited for packs, the first of the next step among them where workers decode
     device_s: float  # waited for the device
     checkpoint_s: float  # stood still for a checkpoint before it
     utterances_per_s: float
@@ -47,7 +47,7 @@ class Memory(Part):
 
     device_used_gib: float  # the fullest GPU of all ranks: context, NCCL, fragments and other processes too
     device_used_pct: float
-    allocated_peak_gib: float  # of the main rank's allocator
+    allocated_peak_gib: float  # of the main rank's allocator: tensors, and not what graphs of layers hold
     allocated_peak_pct: float
 
 
