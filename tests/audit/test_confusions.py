@@ -1,12 +1,19 @@
 """Words that are steadily heard as others, and what the gate makes of them."""
 
 import random
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
+from rapidfuzz.distance import Levenshtein
 
-from shibolet.audit.confusions import confusions
+from shibolet.audit import confusions as module
+from shibolet.audit.confusions import Confusions, confusions
+from shibolet.audit.workers import MIN_DISTANCE, read_otherwise
+from shibolet.listen.decoders import Decoders, InThisProcess
+from shibolet.listen.processes import WorkerLost
 from shibolet.records.audited import Audited
+from shibolet.scoring.counts import align_words
 from shibolet.speech.text import get_language
 
 RULES = get_language("English")
@@ -61,3 +68,49 @@ def test_what_is_heard_wrong_now_and_then_is_no_habit(said) -> None:
         for i, text in enumerate(said * 3)
     ]
     assert confusions(few, "English") == ([], {}), "under a tenth of its occurrences"
+
+
+class Begun:
+    """Decoders that begin with every `takes`-th job at once, and are lost over every third text."""
+
+    num_workers = 2
+
+    def __init__(self, takes: int) -> None:
+        self.takes, self.jobs = takes, []
+
+    def submit(self, function, texts):
+        self.jobs.append(job := Future())
+        if len(self.jobs) % self.takes == 0:
+            read = function(InThisProcess(), texts)
+            lost = WorkerLost("decoder_hung", "too slow")
+            job.set_running_or_notify_cancel()
+            job.set_result([lost if i % 3 == 0 else one for i, one in enumerate(read)])
+        return job
+
+
+@pytest.mark.parametrize("decoders", [Decoders(0), Begun(1), Begun(2), Begun(10**6)], ids=["threads", "1", "2", "none"])
+def test_whoever_compares_the_counts_are_the_same(said, decoders, monkeypatch) -> None:
+    """Processes that are lost or busy with something else must cost no row, and rows come out as they went in."""
+    monkeypatch.setattr(module, "TOGETHER", 7)
+    rows = [row(i, text.replace("two", "enter"), text) for i, text in enumerate(said * 2)]
+    rows[5:5] = [row(999, "one", "", failure="too_short")]
+    counted = Confusions("English", decoders)
+    assert list(counted.passing(rows)) == rows
+    assert counted.found() == confusions(rows, "English") != ([], {})
+    if isinstance(decoders, Begun):
+        assert len(decoders.jobs) > 10 and all(job.done() for job in decoders.jobs)
+
+
+def test_words_are_aligned_as_scores_align_them() -> None:
+    """The audit must not call another word confused than a report of errors does."""
+    rng = random.Random(2)
+    texts = [([rng.choice(WORDS) for _ in range(rng.randint(0, 9))], rng.choices(WORDS, k=8)) for _ in range(300)]
+    for (words, heard), (text, pairs) in zip(
+        texts, read_otherwise([(one, " ".join(other)) for one, other in texts], "English"), strict=True
+    ):
+        expected = [
+            (written, other)
+            for operation, written, other in align_words(" ".join(words), " ".join(heard))
+            if operation == "sub" and Levenshtein.normalized_distance(written, other) > MIN_DISTANCE
+        ]
+        assert (text, pairs) == (words, expected)

@@ -33,3 +33,6 @@ def test_numbers_are_those_of_a_dictionary_and_the_first_of_equal_ids_stays() ->
         assert len(found) == len(expected)
         assert {id: found.get(id) for id in expected} == expected
         assert found.get("0000000000000063") == expected.get("0000000000000063")
+        asked = [*ids, *(f"{rng.randrange(100):016x}" for _ in range(100))]
+        assert found.has(ids_of(*asked)).tolist() == [id in expected for id in asked]
+    assert not NumbersById().has(ids_of("00000000000000aa")).any()

@@ -1,6 +1,7 @@
 """The prompt is the published one, labels stand on the target only, and text stays text."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from shibolet.model.protocols import Prompt
 from shibolet.model.qwen3_asr.layouts import template_of
 from shibolet.model.qwen3_asr.lengths import num_audio_tokens
 from shibolet.model.qwen3_asr.prompt import IGNORED, AlignmentPrompt, TranscriptionPrompt
+from shibolet.model.tokens import encode_plain
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "qwen3-asr"
 
@@ -97,6 +99,20 @@ def test_markup_in_a_transcript_is_no_token_of_the_published_tokenizer(real, mar
     """The library splits what is marked special and nothing else: a text with <think> in it once had that token."""
     (ids,) = TranscriptionPrompt(real, "Hebrew").encode([f"שלום {markup} עולם"])
     assert not set(ids) & set(real.added_tokens_decoder) and real.decode(ids) == f"שלום {markup} עולם"
+
+
+def test_ids_are_those_that_the_library_gives_and_threads_may_ask_at_once(tokenizer):
+    """Its own call makes masks that nobody reads; what an earlier call has set must cut no text and pad none."""
+    texts = [f"שלום {i} <|im_end|> {'עולם ' * (i % 7)}" for i in range(200)]
+    expected = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    tokenizer(texts, truncation=True, max_length=4, padding="max_length")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: encode_plain(tokenizer, texts), range(24)))
+    assert found == [expected] * 24
+    assert max(map(len, expected)) > 8 > 4 and len(set(map(len, expected))) > 3
+    assert tokenizer("<|im_end|>")["input_ids"] == [tokenizer.convert_tokens_to_ids("<|im_end|>")], (
+        "it reads markup again"
+    )
 
 
 def test_the_aligners_markers_follow_each_word(tokenizer):

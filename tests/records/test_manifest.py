@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,23 @@ def test_of_a_test_set_every_byte_counts(utterances):
         file.seek(100_000)
         file.write(bytes([byte ^ 1]))
     assert manifest_hash(utterances) == sampled and manifest_hash(utterances, whole=True) != whole
+
+
+@pytest.mark.parametrize("folder", ["/run", "/run/", "run", "/", "/a//b/../run"])
+def test_paths_below_a_folder_are_those_that_pathlib_finds(folder, monkeypatch, tmp_path):
+    """Most paths are whole and are not taken apart for it; whatever else is written must come to the same."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("/run/a.wav", "/runs/a.wav", "run/a.wav", "./run/a.wav", "/run/./a.wav", "/run//a/../b.wav", "a.wav",
+                 "/run/.a.wav", "/run/a/", "/a/b/../run/a.wav"):  # fmt: skip
+        whole, below = Path(path).absolute(), Path(folder).absolute()
+        expected = str(whole.relative_to(below) if whole.is_relative_to(below) else whole)
+        ref = AudioRef(path=path, row=2, column="sound", start_s=0.5, end_s=1.0)
+        assert ref.from_folder(Path(folder)) == replace(ref, path=expected), path
+
+
+def test_all_of_the_audio_of_a_span():
+    """Spans of one file are hashed as one."""
+    ref = AudioRef(path="a.parquet", row=2, column="sound", start_s=0.5, end_s=1.0)
+    whole = AudioRef(path="a.parquet", row=2, column="sound")
+    assert ref.whole() == replace(ref, start_s=0.0).whole() == replace(ref, end_s=None).whole() == whole
+    assert whole.whole() is whole

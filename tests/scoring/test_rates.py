@@ -1,6 +1,8 @@
 """Protects the gate's number: weights, exact intervals of strata and of the whole, and what is missing."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -239,3 +241,10 @@ def test_the_interval_of_new_recordings_covers_their_truth():
         total = estimate_rate(heard, {"a": size(ENDLESS)}, target="new_recordings").total
         hits += total.lower <= truth <= total.upper
     assert hits / runs >= 0.91
+
+
+def test_a_rate_of_what_was_heard_whole_waits_for_no_library():
+    """scipy.stats takes a second to import, and an interval without width needs nothing of it."""
+    code = "import sys; from shibolet.scoring.rates import share_interval as s; print(s(3, 10, 10, 0.95), *sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("(0.3, 0.3)") and "scipy.stats" not in said.split()

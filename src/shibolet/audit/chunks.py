@@ -103,7 +103,7 @@ class HearChunk(_Listening):
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Group], tuple[Lines, Lost, Unseen]]]:
-        with self._loaded(), _ShortCollections():
+        with self._loaded(), ShortCollections():
             hear_at_once = getattr(self.recogniser, "at_once", 1)
             room = Semaphore(DECODED - 1 + hear_at_once)
             models = _Models(ThreadPoolExecutor(hear_at_once), ThreadPoolExecutor(1), room)
@@ -178,26 +178,31 @@ class HearChunk(_Listening):
         ]
 
 
-class _ShortCollections:
+class ShortCollections:
     """Within one Python's collector of garbage looks at new objects only.
 
-    To go through all those of torch and transformers takes 0.4 s, in which no thread can launch a kernel.
+    To go through all those of torch and transformers takes 0.4 s, in which no thread can launch a kernel. Without
+    `collects_first` garbage of before keeps its memory until the end.
     """
 
     _changing = Lock()
     _num_open = 0
 
+    def __init__(self, *, collects_first: bool = True) -> None:
+        self._collects_first = collects_first
+
     def __enter__(self) -> None:
         with self._changing:
-            if not _ShortCollections._num_open:
-                gc.collect()  # garbage of before would keep its memory
+            if not ShortCollections._num_open:
+                if self._collects_first:
+                    gc.collect()
                 gc.freeze()
-            _ShortCollections._num_open += 1
+            ShortCollections._num_open += 1
 
     def __exit__(self, *_: object) -> None:
         with self._changing:
-            _ShortCollections._num_open -= 1
-            if not _ShortCollections._num_open:
+            ShortCollections._num_open -= 1
+            if not ShortCollections._num_open:
                 gc.unfreeze()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from shibolet.audit.signals import Signals
 from shibolet.records.files import hash_json
+from shibolet.records.pickled import pickled_fast
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.speech.text.language import Language
 from shibolet.speech.text.rules import has_words
@@ -16,6 +17,7 @@ from shibolet.speech.text.rules import has_words
 AudioChange = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
+@pickled_fast
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
     """An utterance, or a damaged copy of one for the self-test.

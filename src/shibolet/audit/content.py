@@ -41,5 +41,9 @@ class NumbersById:
         place = bisect_left(self._ids, number)
         return self._numbers[place] if place < len(self._ids) and self._ids[place] == number else None
 
+    def has(self, ids: ContentIds) -> np.ndarray:
+        """Mask `[n]` of the ids that have a number."""
+        return np.isin(np.asarray(ids.numbers), np.asarray(self._ids))
+
     def __len__(self) -> int:
         return len(self._ids)

@@ -9,11 +9,13 @@ import hashlib
 import json
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.content import ContentIds, NumbersById
@@ -89,6 +91,10 @@ class EvidenceStore:
     def __contains__(self, content_id: str) -> bool:
         return self._places.get(content_id) is not None
 
+    def holds(self, content_ids: ContentIds) -> np.ndarray:
+        """Mask of those that it has, all at once."""
+        return self._places.has(content_ids)
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -117,18 +123,24 @@ class HeardClips(Mapping[str, Evidence]):
     """
 
     def __init__(
-        self, store: EvidenceStore, clips: Sequence[Clip], content_ids: Iterable[str], lost: Mapping[str, Evidence]
+        self, store: EvidenceStore, clips: Sequence[Clip], content_ids: Sequence[str], lost: Mapping[str, Evidence]
     ) -> None:
-        self._store, self._clips, self._lost = store, clips, lost
+        self._store, self._clips, self._lost, self._in_order = store, clips, lost, content_ids
         self._content_ids = SpilledDict()  # by key
         for clip, content_id in zip(clips, content_ids, strict=True):
             self._content_ids.add(clip.key, content_id)
 
     def __getitem__(self, key: str) -> Evidence:
-        content_id = self._content_ids[key]
+        return self._read(key, self._content_ids[key])
+
+    def _read(self, key: str, content_id: str) -> Evidence:
         if content_id in self._lost:
             return replace(self._lost[content_id], key=key)
         return Evidence.from_json(key, self._store.read(content_id))
+
+    def in_order(self) -> Iterator[Evidence]:
+        """Of each clip in the order of the list, without a search for its key."""
+        return (self._read(clip.key, id) for clip, id in zip(self._clips, self._in_order, strict=True))
 
     def __iter__(self) -> Iterator[str]:
         return (clip.key for clip in self._clips)

@@ -13,7 +13,7 @@ that is put on disk, and the next run hears the clip.
 import logging
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +21,8 @@ from heapq import nsmallest
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from shibolet.audit.chunks import (
     ChooseWindow,
@@ -109,7 +111,7 @@ class Listener:
         """Choose the recogniser's window on these clips, before a part of them is heard."""
         if not hasattr(self._recogniser, "choose_window"):
             return
-        with self._decoders() as decoders:
+        with self.decoders() as decoders:
             content_ids, _ = self._identify(clips, decoders)
             self._settle(self._kept_window(), clips, content_ids, decoders)
 
@@ -121,7 +123,7 @@ class Listener:
         self, clips: Sequence[Clip], on_progress: Progress | None = None, shard: tuple[int, int] = WHOLE
     ) -> HeardClips:
         """Evidence on every clip, by key; of a shard (i, n), from 0, only what that part and earlier runs heard."""
-        with self._decoders() as decoders:
+        with self.decoders() as decoders:
             window = self._kept_window()
             store = None if window is None else EvidenceStore(self._folder(window))
             if store is None or len(store) < len(clips):
@@ -142,14 +144,13 @@ class Listener:
                     if on_progress:
                         on_progress(done, total)
         store.refresh()
-        asked = content_ids if shard == WHOLE else [content_ids[i] for i in chain.from_iterable(chain(*todo))]
-        _require_all(asked, store, lost)
-        self.num_lost = sum(content_id in lost for content_id in content_ids)
+        _require_all(content_ids, store, lost, None if shard == WHOLE else chain.from_iterable(chain(*todo)))
+        self.num_lost = sum(content_id in lost for content_id in content_ids) if lost else 0
         return HeardClips(store, clips, content_ids, lost)
 
     def merge(self, clips: Sequence[Clip]) -> HeardClips:
         """Evidence on every clip, by key, when shards have heard all of them; DataError when they have not."""
-        with self._decoders() as decoders:
+        with self.decoders() as decoders:
             content_ids, _ = self._identify(clips, decoders)
             store = EvidenceStore(folder := self._settle(self._kept_window(), clips, content_ids, decoders))
         if missing := sum(content_id not in store for content_id in set(content_ids)):
@@ -169,8 +170,8 @@ class Listener:
         self._executor.begin(Loading((self._aligner, self._recogniser), theirs))
 
     @contextmanager
-    def _decoders(self) -> Iterator[Decoders]:
-        """Of this process."""
+    def decoders(self) -> Iterator[Decoders]:
+        """Workers of this process, for what is to be done within."""
         try:
             yield self._executor.decoders(num_decoders(self._config.num_workers))
         finally:
@@ -295,7 +296,7 @@ class Listener:
         Groups are the same on a CPU, which hears their chunks one by one: jobs of an array share them out.
         """
         limits = self._config.chunk_utterances, self._config.chunk_audio_s
-        wanted = lambda i: content_ids[i] not in store and content_ids[i] not in lost  # noqa: E731
+        wanted = _missing(content_ids, store, lost).tobytes().__getitem__
         groups = grouped(list(chunks_of(clips, content_ids.numbers, *limits)))
         return [[own for chunk in group if (own := array("q", filter(wanted, chunk)))] for group in groups]
 
@@ -325,11 +326,19 @@ def lost_sentence(num_lost: int) -> str:
     )
 
 
-def _require_all(content_ids: Sequence[str], store: EvidenceStore, lost: Lost) -> None:
-    """ProcessLost where a clip that was asked for is neither on disk, heard or undecodable, nor given up."""
-    if missing := {id for id in content_ids if id not in store and id not in lost}:
+def _missing(content_ids: ContentIds, store: EvidenceStore, lost: Lost) -> np.ndarray:
+    """Mask of the clips whose evidence is not on disk, and that were not given up."""
+    missing = ~store.holds(content_ids)
+    return missing & np.array([id not in lost for id in content_ids]) if lost else missing
+
+
+def _require_all(content_ids: ContentIds, store: EvidenceStore, lost: Lost, places: Iterable[int] | None) -> None:
+    """ProcessLost where a clip at one of the places is neither on disk, heard or undecodable, nor given up."""
+    chosen = slice(None) if places is None else np.fromiter(places, int)
+    numbers, is_missing = np.asarray(content_ids.numbers)[chosen], _missing(content_ids, store, lost)[chosen]
+    if is_missing.any():
         raise ProcessLost(
-            f"of {len(set(content_ids)):,} clips that were to be heard {len(missing):,} have left no evidence on disk, "
-            "and were not given up: a file that was written is gone, or whoever heard them answered for others. What "
-            "is there stays; the same command hears the rest"
+            f"of {len(np.unique(numbers)):,} clips that were to be heard {len(np.unique(numbers[is_missing])):,} have "
+            "left no evidence on disk, and were not given up: a file that was written is gone, or whoever heard them "
+            "answered for others. What is there stays; the same command hears the rest"
         )

@@ -31,7 +31,12 @@ class Example:
 
 def probability_at(curve: Recalibration, logits: np.ndarray) -> np.ndarray:
     """Probability `[n]` that the text belongs to the audio and is complete, in the mixture."""
-    return _probability(logits, curve.weights, curve.limits)
+    return np.clip(1 / (1 + np.exp(-each_product(_columns(logits), np.array(curve.weights)))), *curve.limits)
+
+
+def each_product(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Product `[n]` of each row with weights `[k]`, in the bits that it has alone: many at once may add otherwise."""
+    return np.concatenate([row @ weights for row in rows[:, None]]) if len(rows) else np.zeros(0)
 
 
 def reported(curve: Recalibration) -> Probability:

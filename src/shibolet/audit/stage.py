@@ -6,7 +6,7 @@ listening again.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,15 +14,17 @@ from pathlib import Path
 from shibolet.audit import selftest
 from shibolet.audit.calibrate import read_calibration
 from shibolet.audit.calibration import EVIDENCE, Good, fit, logits, looks_damaged
-from shibolet.audit.clip import Evidence
+from shibolet.audit.chunks import ShortCollections
+from shibolet.audit.clip import Clip, Evidence
 from shibolet.audit.config import AuditConfig
-from shibolet.audit.confusions import confusions
+from shibolet.audit.confusions import MANY_ROWS, Confusions
+from shibolet.audit.evidence import HeardClips
 from shibolet.audit.hearing import Listener
 from shibolet.audit.material import Material, clips_of, material_of
 from shibolet.audit.probability import Example, recalibrate
 from shibolet.audit.signals import Signals
 from shibolet.audit.summary import summarise
-from shibolet.audit.table import judge_all, row_of, unreadable_row
+from shibolet.audit.table import Judged, judge_all, rows_of, unreadable_row
 from shibolet.errors import DataError
 from shibolet.records.audited import UNREADABLE, read_audited, write_audited
 from shibolet.records.documents.alignment import AlignmentReport, SelfTest, StratumSize
@@ -64,18 +66,20 @@ def run_audit(
         listener.hear_as(given.window_s)
     heard = listener.merge(material.everything) if merge else listener.hear(material.everything, on_progress)
     calibration, tallies = _calibrate(material, heard, listener.identities, config, given)
-    judged = ((u, material.wordless.get(u.id) or heard[u.id]) for u in material.utterances)
-    rows = (row_of(u, evidence, calibration, config, language, out_dir.parent) for u, evidence in judged)
+    judged = _judged(material.utterances, material.clips, material.wordless, heard)
+    rows = rows_of(judged, calibration, config, language, out_dir.parent)
     calibration = calibration.model_copy(update={"window_s": listener.window_s})
     calibration.write(out_dir / "calibration.json")
-    write_audited(out_dir / "utterances.parquet", chain(rows, map(unreadable_row, ledger)))
+    with listener.decoders() as decoders, ShortCollections(collects_first=False):
+        counted = Confusions(language, decoders if len(material.utterances) >= MANY_ROWS else None)
+        write_audited(out_dir / "utterances.parquet", counted.passing(chain(rows, map(unreadable_row, ledger))))
+        pairs, confused = counted.found()
     strata = {
         name: StratumSize(num_utterances=s.num_utterances, hours=s.hours) for name, s in material.sample.strata.items()
     }
     if ledger:
         hours = sum(line.duration_s or 0.0 for line in ledger) / 3600
         strata[UNREADABLE] = StratumSize(num_utterances=len(ledger), hours=hours)
-    pairs, confused = confusions(read_audited(out_dir / "utterances.parquet"), language)
     report = summarise(
         out_dir / "utterances.parquet",
         strata=strata,
@@ -173,8 +177,20 @@ def _judge(
     listener.hear_as(calibration.window_s)
     clips, wordless = clips_of((u for u in utterances if u.id not in unheard), language)
     known, heard = {**wordless, **unheard}, listener.hear(clips, on_progress)
-    judged = ((u, known.get(u.id) or heard[u.id]) for u in utterances)
-    write_audited(out_path, (row_of(u, e, calibration, config, language, audit_dir.parent) for u, e in judged))
+    judged = _judged(utterances, clips, known, heard)
+    write_audited(out_path, rows_of(judged, calibration, config, language, audit_dir.parent))
+
+
+def _judged(
+    utterances: Iterable[Utterance], clips: Iterable[Clip], known: Mapping[str, Evidence], heard: HeardClips
+) -> Iterator[Judged]:
+    """Each utterance with its evidence: `known` by id, or the next one of the clips, which were heard first of all."""
+    found = zip(clips, heard.in_order())
+    for u in utterances:
+        if u.id in known:
+            yield u, None, known[u.id]
+        else:
+            yield u, *next(found)
 
 
 SignalsByKind = Mapping[str, Mapping[str, Signals | None]]  # kind, key of the clip; None: the copy could not be heard

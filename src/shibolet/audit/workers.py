@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from shibolet.audit.clip import AudioChange, Clip, Evidence
 from shibolet.audit.evidence import to_line
@@ -16,6 +17,8 @@ from shibolet.records.files import hash_json
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.activity import Sound, sound_of
 from shibolet.speech.audio import content_hash
+from shibolet.speech.text import Language, get_language
+from shibolet.speech.text.reading import compare
 
 # Failures that say something of the machine and nothing of the content.
 LOST = ("decoder_hung", "decoder_crashed", dispatch.LOST)
@@ -23,6 +26,12 @@ MIN_SAMPLES = 1600  # a tenth of a second is the least that every listener takes
 Load = Callable[[AudioRef], np.ndarray]
 Decoded = tuple[np.ndarray, Sound]
 Heard = tuple[Clip, Sound, Alignment | None, Hearing, str]  # with the language
+# Of letters, between a word of a text and what is heard in its place. Nearer words are spellings, endings or
+# homophones, which recognisers confuse by themselves. Chosen, with the figures in `audit/confusions.py`.
+MIN_DISTANCE = 0.5
+Pair = tuple[str, str]  # a word of a text, and the one that is heard in its place
+Texts = tuple[Sequence[str], str]  # words of a text, and a hypothesis
+Reading = tuple[list[str], list[Pair]]
 
 
 def hash_audio(refs: Sequence[AudioRef]) -> list[str]:
@@ -101,6 +110,24 @@ def _evidence(clip: Clip, sound: Sound, alignment: Alignment | None, hearing: He
         ends_s=tuple(round(float(t), 3) for t in spans_s[:, 1]),
         signals=replace(signals, **rounded),
     )
+
+
+def read_otherwise(texts: Sequence[Texts], language: str) -> list[Reading]:
+    """Of words and a hypothesis each, the words in the reading nearest to it, and which were heard as another word."""
+    return [_read_otherwise(*one, get_language(language)) for one in texts]
+
+
+def _read_otherwise(words: Sequence[str], hypothesis: str, rules: Language) -> Reading:
+    compared = compare(words, hypothesis, rules)
+    text, heard = " ".join(compared.text).split(), " ".join(compared.heard).split()
+    replaced = (block for block in Levenshtein.opcodes(text, heard) if block.tag == "replace")  # as jiwer aligns words
+    pairs = [
+        (written, said)
+        for block in replaced
+        for written, said in zip(text[block.src_start : block.src_end], heard[block.dest_start : block.dest_end])
+        if Levenshtein.normalized_distance(written, said) > MIN_DISTANCE
+    ]
+    return text, pairs
 
 
 def _rng_of_audio(clip: Clip, samples: np.ndarray) -> np.random.Generator:

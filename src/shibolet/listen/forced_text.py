@@ -12,7 +12,7 @@ import numpy as np
 
 from shibolet.errors import ModelError
 from shibolet.speech.text import get_language
-from shibolet.speech.text.reading import compare
+from shibolet.speech.text.reading import rewritten
 
 # Of the whole tokens, how many may fall apart when their own text is tokenised again. Whisper's own tokenizers: 6 of
 # 48,777 and 0 of 49,904; without the merge for " t": 1,175.
@@ -22,10 +22,10 @@ SPARE_APART = 10  # however small the vocabulary
 
 def writings_of(words: Sequence[str], hypothesis: str, language: str) -> list[str]:
     """The writings in which a text of at least one word is scored; only the hypothesis's where both read the same."""
-    rewritten = compare(words, hypothesis, get_language(language)).rewritten
-    if rewritten.strip() == hypothesis.strip():
+    written = rewritten(words, hypothesis, get_language(language))
+    if written.strip() == hypothesis.strip():
         return [hypothesis]
-    return list(dict.fromkeys([" ".join(words).lower(), rewritten]))
+    return list(dict.fromkeys([" ".join(words).lower(), written]))
 
 
 def plans_of(asked: Sequence[tuple[str, Sequence[Sequence[str]]]], language: str) -> list[list[list[str]]]:

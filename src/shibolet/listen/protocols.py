@@ -6,7 +6,10 @@ from typing import Protocol
 
 import numpy as np
 
+from shibolet.records.pickled import pickled_fast
 
+
+@pickled_fast
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alignment:
     """Where each of W words is said to be, as the aligner puts it before any repair."""
@@ -15,6 +18,7 @@ class Alignment:
     ends_s: np.ndarray  # [W]; may lie before the start: that is evidence too
 
 
+@pickled_fast
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hearing:
     """What a recogniser heard, and how well the given words explain it."""

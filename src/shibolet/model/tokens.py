@@ -4,11 +4,14 @@ import re
 from collections.abc import Sequence
 from itertools import chain, islice, pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from shibolet.model.folders import from_folder, opening
+
+_SETTING = Lock()  # a tokenizer that another thread encodes with cannot be changed: whoever comes later need not
 
 
 class PlainTokenizer:
@@ -59,5 +62,19 @@ def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     starts = re.compile("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in others) or r"(?!)")
     cuts = [[0, *(found.end() for found in starts.finditer(text)), len(text)] for text in texts]
     pieces = [text[a:b] for text, at in zip(texts, cuts, strict=True) for a, b in pairwise(at)]
-    ids = iter(tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    ids = iter(_ids_of(tokenizer, pieces))
     return [list(chain.from_iterable(islice(ids, len(at) - 1))) for at in cuts]
+
+
+def _ids_of(tokenizer: Any, pieces: list[str]) -> list[list[int]]:
+    """As the library gives them, which makes masks and offsets too and holds up other threads meanwhile."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    with _SETTING:
+        if not backend.encode_special_tokens:
+            backend.encode_special_tokens = True
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+    return [one.ids for one in backend.encode_batch_fast(pieces, add_special_tokens=False)]

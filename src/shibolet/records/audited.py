@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -99,7 +100,8 @@ _SHORT = [name for name in SCHEMA.names if name not in _LONG]
 
 def to_table(rows: Iterable[Audited]) -> pa.Table:
     """Rows as the columns of `SCHEMA`."""
-    return pa.Table.from_pylist([_plain(row) for row in rows], schema=SCHEMA)
+    rows = list(rows)
+    return pa.table({name: _column(name, rows) for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def write_audited(path: Path, rows: Iterable[Audited]) -> None:
@@ -165,10 +167,9 @@ class AuditedRows(Mapping[str, Audited]):
         return len(self._place_of)
 
 
-def _plain(row: Audited) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in SCHEMA.names}
-    audio = row.audio and {field.name: getattr(row.audio, field.name) for field in fields(AudioRef)}
-    return {**values, "audio": audio}
+def _column(name: str, rows: Sequence[Audited]) -> list:
+    values = list(map(attrgetter(name), rows))
+    return [audio and audio.to_json() for audio in values] if name == "audio" else values
 
 
 def _rows(names: Sequence[str], columns: Iterable[list]) -> Iterator[Audited]:

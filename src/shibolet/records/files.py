@@ -21,6 +21,7 @@ _KEPT_BYTES = 16 << 20  # files from here on are not hashed again: 1 to 2 GB/s a
 _SETTLED_S = 2.0  # since the last change
 _LANES = 8  # of files hashed at once
 _BLOCK_BYTES = 8 << 20  # read and hashed without Python's lock; in small ones each would have to wait for it twice
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 _NO_HANDLE = (errno.EMFILE, errno.ENFILE)
 _NO_PLACE = (
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG,
@@ -158,7 +159,7 @@ def open_regular(path: Path, buffer_bytes: int = -1) -> BinaryIO:
 
 def hash_json(value: Any) -> str:
     """Content hash of plain data, independent of key order (16 hex digits of SHA-256)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(_ENCODER.encode(value).encode()).hexdigest()[:16]
 
 
 def hash_file(path: Path) -> str:

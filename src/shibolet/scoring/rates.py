@@ -181,12 +181,12 @@ def share_interval(hits: int, num: int, population: int, level: float) -> tuple[
 
     The ends are shares that the population can have, within what was seen.
     """
-    from scipy.stats import hypergeom  # slow to import
-
     if num == population:
         return hits / num, hits / num
     if population >= ENDLESS * num:
         return clopper_pearson(hits / num, num, level)
+    from scipy.stats import hypergeom  # takes a second to import
+
     tail, least, most = (1 - level) / 2, hits, population - (num - hits)
     lower = least + bisect_left(
         range(least, most), True, key=lambda bad: hypergeom.sf(hits - 1, population, bad, num) > tail

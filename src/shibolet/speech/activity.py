@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shibolet.records.pickled import pickled_fast
 from shibolet.speech.audio import SAMPLE_RATE_HZ
 
 FRAME_SAMPLES = 400
@@ -36,6 +37,7 @@ BANDWIDTH_FLOOR_DB = 55.0  # below the strongest bin; a wide-band "s" stays abov
 _BLOCK_FRAMES = 6000  # a minute: bounds memory on recordings of hours
 
 
+@pickled_fast
 @dataclass(frozen=True, slots=True)
 class Sound:
     """What energy alone says of a clip."""

@@ -1,5 +1,7 @@
 """Protects the registry: a language by name or code, a clear error for another, versions that a score can name."""
 
+from dataclasses import replace
+
 import pytest
 
 from shibolet.errors import RecipeError
@@ -79,3 +81,16 @@ def test_what_is_no_target(text: str) -> None:
 def test_what_is_a_target(text: str, target: str) -> None:
     """Words make a target, whatever stands beside them; a zero width space is a space, a soft hyphen nothing."""
     assert has_words(text) and tidy(text) == target
+
+
+def test_words_that_are_remembered_are_remembered_of_their_language() -> None:
+    """A word has other tokens in another language, and another language reads its letters."""
+    words = ["שָׁלוֹם", "hello", "בית־ספר", "ה-21", "don't", "5%", "٣", "ב'", "...", "קפה-café"]
+    for _ in range(2):
+        for language in LANGUAGES:
+            assert [language.tokens_of(word) for word in words] == [language.to_words(word).tokens for word in words]
+        verifiable = {language.code: language.to_words("שלום hello 5 ٣").verifiable for language in LANGUAGES}
+        assert verifiable == {"he": (True, False, True, False), "en": (False, True, True, False)}
+    plain = replace(get_language("he"), reader=None, letters="a-z", unmark=str.upper)
+    assert plain.to_words("שלום hello 5").verifiable == (False, True, False)
+    assert plain.tokens_of("hello") == ("hello",)

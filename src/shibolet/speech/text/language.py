@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from shibolet.speech.text.lattice import Lattice
 from shibolet.speech.text.rules import basic, split_words, tidy
 
 # A lower-case word -> its readings; None: it is its own only reading. It reads every word with digits 0 to 9.
 Reader = Callable[[str], Lattice | None]
+_KNOWN_WORDS = 1 << 15  # that are remembered; a corpus has few different words, each many times
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +67,29 @@ class Language:
     def to_words(self, text: str) -> Words:
         """What an aligner is given, and which of it can be checked against the audio."""
         tokens = split_words(self.to_target(text))
-        return Words(tuple(tokens), tuple(map(self._is_verifiable, tokens)))
+        reads_numbers = self.reader is not None
+        return Words(tuple(tokens), tuple(_is_verifiable(token, self.letters, reads_numbers) for token in tokens))
 
-    def _is_verifiable(self, token: str) -> bool:
-        """Whether the token's letters, or a reading of its digits, tell how it sounds."""
-        if re.fullmatch(f"[{self.letters}\"']+", token):
-            return True
-        if self.reader is None or not any(map(str.isnumeric, token)):
-            return bool(re.fullmatch(f"[{self.letters}\"'&]+", token))
-        foreign = re.sub(f"[{self.letters}]", "", token)
-        return not any(char.isalpha() or (char.isdecimal() and not char.isascii()) for char in foreign)
+    def tokens_of(self, word: str) -> tuple[str, ...]:
+        """The tokens of `to_words`, of one word between spaces."""
+        return _tokens_of(word, self.unmark)
 
     def to_scoring(self, text: str) -> str:
         """What references and hypotheses are compared as."""
         return basic(self.prescore(text))
+
+
+@lru_cache(_KNOWN_WORDS)
+def _tokens_of(word: str, unmark: Callable[[str], str]) -> tuple[str, ...]:
+    return tuple(split_words(tidy(unmark(word))))
+
+
+@lru_cache(_KNOWN_WORDS)
+def _is_verifiable(token: str, letters: str, reads_numbers: bool) -> bool:
+    """Whether the token's letters, or a reading of its digits, tell how it sounds."""
+    if re.fullmatch(f"[{letters}\"']+", token):
+        return True
+    if not reads_numbers or not any(map(str.isnumeric, token)):
+        return bool(re.fullmatch(f"[{letters}\"'&]+", token))
+    foreign = re.sub(f"[{letters}]", "", token)
+    return not any(char.isalpha() or (char.isdecimal() and not char.isascii()) for char in foreign)

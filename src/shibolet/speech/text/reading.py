@@ -27,9 +27,6 @@ class Compared:
 
     text: tuple[str, ...]  # [W] reading of each word of the text, lower case, spaces allowed inside ("twenty six")
     heard: tuple[str, ...]  # [H] reading of each word of the hypothesis
-    # the text, in the hypothesis's own writing (case, punctuation, digits) wherever a stretch of whole hypothesis words
-    # reads the same as a stretch of whole text words; elsewhere the text's words as given
-    rewritten: str
 
 
 def compare(words: Sequence[str], hypothesis: str, language: Language) -> Compared:
@@ -38,9 +35,19 @@ def compare(words: Sequence[str], hypothesis: str, language: Language) -> Compar
     The hypothesis's words are those that `to_words` makes of it. What is nearest is decided by edits of letters and
     digits, without spaces: there are never more of them than between both as they are written.
     """
+    text, heard = nearest_readings(words, _hypothesis_words(hypothesis, language)[1], language)
+    return Compared(tuple(text), tuple(heard))
+
+
+def rewritten(words: Sequence[str], hypothesis: str, language: Language) -> str:
+    """The text in the hypothesis's own writing (case, punctuation, digits), as far as both read the same.
+
+    That is wherever a stretch of whole hypothesis words reads the same as a stretch of whole text words; elsewhere
+    stand the text's words as given.
+    """
     spans, tokens, owner = _hypothesis_words(hypothesis, language)
     text, heard = nearest_readings(words, tokens, language)
-    return Compared(tuple(text), tuple(heard), _rewrite(words, text, hypothesis, heard, spans, owner))
+    return _rewrite(words, text, hypothesis, heard, spans, owner)
 
 
 def number_aware(reference: str, hypothesis: str, language: Language) -> tuple[str, str]:
@@ -156,7 +163,7 @@ def _hypothesis_words(hypothesis: str, language: Language) -> tuple[list[tuple[i
     tokens, owner = [], []
     for place, (start, end) in enumerate(spans):
         word = hypothesis[start:end]
-        own = [word.lower()] if word.isascii() and word.isalnum() else language.to_words(word).tokens
+        own = [word.lower()] if word.isascii() and word.isalnum() else language.tokens_of(word)
         tokens += own
         owner += [place] * len(own)
         if tokens and word in _ALONE and language.reader is not None:
