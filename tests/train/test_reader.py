@@ -21,6 +21,7 @@ from shibolet.model.qwen3_asr.packed import Pack, encoder_states, packed_attenti
 from shibolet.model.qwen3_asr.prompt import TranscriptionPrompt
 from shibolet.records.cores import usable_cores
 from shibolet.train import encoder_cache, workers
+from shibolet.train import reader as reader_module
 from shibolet.train.config import AugmentConfig, NoiseConfig, PhaseConfig, SpecAugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.encoder_cache import EncoderCache
@@ -66,8 +67,8 @@ def test_workers_change_nothing(examples, prompt: TranscriptionPrompt, loaded: L
 
 def test_a_pack_is_read_in_the_order_in_which_its_audio_lies(examples, prompt, loaded, monkeypatch):
     """A row is read with its 64 neighbours, and a pack is put together by length: on dev each row was a read of all."""
-    read, plain = [], reading.load
-    monkeypatch.setattr(reading, "load", lambda audio: read.append(audio.row) or plain(audio))
+    read, plain = [], reader_module.load
+    monkeypatch.setattr(reader_module, "load", lambda audio: read.append(audio.row) or plain(audio))
     chosen = tuple(examples[at] for at in (5, 1, 7, 0, 3))
     decoded = PackReader(FAMILY, prompt.frame, loaded.extractor)._decoder[PackRequest(0, 0, 0, chosen)]
     assert read == sorted(read) and len(set(read)) == 5
