@@ -162,8 +162,8 @@ def test_room_for_the_first_checkpoint_is_made_before_the_first_step(
         "lay_out", *(one for step in (1, 2, 3) for one in (f"step {step}", "submit")),
         "lay_out", *(one for step in (4, 5, 6) for one in (f"step {step}", "submit")),
     ]  # fmt: skip
-    in_b = told[: told.index("step 4")]
-    assert "_block" in in_b and "_block" not in in_b[in_b.index("submit") : -1 - in_b[::-1].index("lay_out")]
+    # Phase A trains what B does, and more: there is room for that from the start, and none is made during steps.
+    assert "_block" in told and "_block" not in told[told.index("submit") :]
 
 
 def test_a_result_without_the_last_checkpoint_is_none(base_dir: Path, prepared_dir: Path, tmp_path: Path, monkeypatch):
@@ -200,7 +200,7 @@ def test_weights_that_never_trained_are_copied_before_the_model_goes_to_its_devi
         plain(self, names)
         for name in self._untrained.keys() - before:
             seen[name] = self._untrained[name].equal(parameters[name])
-        assert not self._untrained.keys() & self._copied.get().keys()  # each was taken from there
+        assert not self._untrained.keys() & self._expected.untrained.get().keys()  # each was taken from there
 
     monkeypatch.setattr(Keeper, "will_train", will_train)
     run(base_dir, prepared_dir, tmp_path, tiny_config())

@@ -33,6 +33,7 @@ class HostCopies:
         self._page_locked = page_locked
         self._blocks: list[Tensor] = []  # of bytes
         self._copies: dict[str, Tensor] = {}
+        self._layout: Layout = {}  # of these
         self._laying = Ahead(lambda: None)
         self._locking = Lock()
         self._awaited = Event()  # somebody wants to copy, and waits for all the room there is to be
@@ -54,13 +55,15 @@ class HostCopies:
         self._awaited.set()
         with suppress(OutOfMemory):  # then nothing was copied
             self._laying.get()
-        self._copies.clear()
+        self._copies, self._layout = {}, {}
         while self._blocks:
             if self._page_locked:
                 torch.cuda.cudart().cudaHostUnregister(self._blocks[-1].data_ptr())
             self._blocks.pop()
 
     def _lay_out(self, layout: Layout) -> None:
+        if layout.items() <= self._layout.items():
+            return
         copies = {}
         free = [(block, 0) for block in self._blocks]
         left = dict(layout)
@@ -77,7 +80,7 @@ class HostCopies:
                         del left[key]
                 free[at] = block, begin
             if not left:
-                self._copies = copies
+                self._copies, self._layout = copies, layout
                 return
             free = [(block, 0) for block in self._new_blocks(list(_sizes(left)))]
 

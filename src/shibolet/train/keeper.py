@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,14 @@ from shibolet.train.writer import CheckpointWriter, key
 LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What will train: the names of each phase's weights, and copies of them all as they are before it."""
+
+    phases: Sequence[Collection[str]]
+    untrained: Ahead[dict[str, Tensor]]
+
+
 class Keeper:
     """The checkpoints of one model in training."""
 
@@ -26,11 +35,11 @@ class Keeper:
         on_gpu = next(model.parameters()).is_cuda
         self._writer = CheckpointWriter(store, page_locked=on_gpu)
         self._untrained: dict[str, Tensor] = {}  # weights as they were before they trained, for a roll-back
-        self._copied: Ahead[dict[str, Tensor]] | None = None  # of weights that never trained
+        self._expected: Expected | None = None
 
-    def untrained_from(self, copied: Ahead[dict[str, Tensor]]) -> None:
-        """Take weights from these copies, in place of copying them when they begin to train."""
-        self._copied = copied
+    def expect(self, expected: Expected) -> None:
+        """Copy no weight when it begins to train, and make room for checkpoints of later phases too."""
+        self._expected = expected
 
     @property
     def failed(self) -> bool:
@@ -78,17 +87,22 @@ class Keeper:
 
     def will_train(self, names: Iterable[str]) -> None:
         """Remember these weights as they are now, if they never trained before."""
-        weights, copied = dict(self._model.named_parameters()), self._copied.get() if self._copied else {}
+        weights, copied = dict(self._model.named_parameters()), self._expected.untrained.get() if self._expected else {}
         for name in names:
             if name not in self._untrained:
                 found = copied.pop(name, None)
                 self._untrained[name] = weights[name].detach().to("cpu", copy=True) if found is None else found
 
     def enter_phase(self, optimizer: MasterAdamW) -> None:
-        """Begin to make room for checkpoints of what trains now, and remember weights that never trained before."""
+        """Begin to make room for checkpoints of what trains now, and remember weights that never trained before.
+
+        Where a later phase trains more besides, there is room for that too: page-locking it during steps slows them.
+        """
         self.will_train(optimizer.weights)
         if self._is_main:
-            self._writer.reserve(self._layout(optimizer))
+            now, phases = set(optimizer.weights), self._expected.phases if self._expected else ()
+            most = max((set(phase) for phase in phases if now.issubset(phase)), key=len, default=now)
+            self._writer.reserve(self._layout(now | (most - self._untrained.keys())))
 
     def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> None:
         """Begin a checkpoint; once it stands, all but `keep` and the newest are deleted.
@@ -113,13 +127,12 @@ class Keeper:
             for held, tensor in optimizer.state(name):
                 yield ("masters", name, tensor) if held == "master" else ("moments", f"{held}/{name}", tensor)
 
-    def _layout(self, optimizer: MasterAdamW) -> Layout:
-        """Shapes and types of `_tensors`; with several ranks those come of all of them."""
-        weights = dict(self._model.named_parameters())
-        layout = {}
-        for name in sorted(self._untrained):
+    def _layout(self, trained: Collection[str]) -> Layout:
+        """Shapes and types of `_tensors` where these train; with several ranks those come of all of them."""
+        layout, weights = {}, dict(self._model.named_parameters())
+        for name in sorted(self._untrained.keys() | set(trained)):
             shape = weights[name].shape
-            if name not in optimizer.weights:
+            if name not in trained:
                 layout[key("frozen", name)] = (shape, weights[name].dtype)
                 continue
             layout[key("masters", name)] = (shape, torch.float32)

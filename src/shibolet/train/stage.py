@@ -41,6 +41,7 @@ from shibolet.train.data import Styles, TrainExample, read_examples, with_texts
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.given import Drawing
+from shibolet.train.keeper import Expected
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.launch import begin_to_load_workers
 from shibolet.train.memory import known_gpu
@@ -106,12 +107,12 @@ def run_train(
     done = from_main(_result_in(out_dir) if opened.is_main else None)
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
-    config, plan, untrained = _plan(opened, config, seed, out_dir, teacher)
+    config, plan, expected = _plan(opened, config, seed, out_dir, teacher)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, this_node().num_ranks))
     trainer = _trainer(
-        opened, config, seed, out_dir, untrained, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
+        opened, config, seed, out_dir, expected, num_workers=num_workers, last_phase=last_phase, score_dev=score_dev,
         on_step=on_step, given=_given(opened, config, language, seed, prepared_dir, out_dir, teacher, score_dev),
         release_dev=release_dev, start_trackers=partial(start_trackers, tracking, {**about, "plan": plan.to_json()}),
     )  # fmt: skip
@@ -206,8 +207,8 @@ def _open(
 
 def _plan(
     opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, teacher: str | None
-) -> tuple[TrainConfig, Plan, Ahead[dict[str, Tensor]]]:
-    """The settings with the planned length of packs, the plan, and copies of what will train, as it is now.
+) -> tuple[TrainConfig, Plan, Expected]:
+    """The settings with the planned length of packs, the plan, and what will train, as it is now.
 
     The model has its adapters then, and is on its device.
     """
@@ -222,13 +223,13 @@ def _plan(
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
     if opened.is_main:
         plan.write(out_dir / "plan.json")
-    names = {name for phase in config.phases for group in phase_groups(model, phase).values() for name in group}
-    weights = {name: weight.detach() for name, weight in model.named_parameters() if name in names}
+    trained = [{name for group in phase_groups(model, phase).values() for name in group} for phase in config.phases]
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if name in set().union(*trained)}
     untrained = Ahead(lambda: {name: weight.clone() for name, weight in weights.items()})
     model.to(ranks.device)  # from where they would come back more slowly
     if config.fast == "auto":
         opened.loaded.family.fuse(model)
-    return config, plan, untrained
+    return config, plan, Expected(trained, untrained)
 
 
 def _given(
@@ -250,7 +251,7 @@ def _given(
 
 
 def _trainer(
-    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, untrained: Ahead[dict[str, Tensor]], *,
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, expected: Expected, *,
     num_workers: int, last_phase: int,
     score_dev: DevScorer | None, release_dev: Callable[[], bool], start_trackers: Callable[[], Trackers],
     on_step: StepCallback | None, given: Given,
@@ -287,7 +288,7 @@ def _trainer(
             utilisation=utilisation_of(config, model, examples, ranks.device, ranks.num_processes),
         ),
     )  # fmt: skip
-    trainer.keeper.untrained_from(untrained)
+    trainer.keeper.expect(expected)
     return trainer
 
 
