@@ -154,21 +154,29 @@ def without_texts(known: Path, free: Path) -> list[str]:
 
 
 def texts(corpus_seed: int, args: argparse.Namespace) -> Iterator[dict]:
-    """All texts, a quarter of them, and a quarter beside the audio of the rest."""
+    """All texts, a quarter of them, and a quarter beside the audio of the rest; a process each."""
     corpus = corpus_of(args.out, corpus_seed, args.small, damaged_frac=0.0)
     known, free = split_texts(corpus)
     arms = {"all": [], "quarter": [f"data.train.0.manifest={known}"], "quarter_and_audio": without_texts(known, free)}
-    errors, found = {}, {"corpus": corpus_seed}
-    for arm, changes in arms.items():
-        folder = args.out / f"texts-{corpus_seed}-{arm}"
-        [turn] = looped(recipe_of(corpus, args, *changes), folder, 1, args.seeds).turns
-        errors[arm], run = turn.points, RunFolder(folder / "turn1")
-        found[arm] = {"points": turn.points, "by_seed": turn.points_by_seed, "machine_hours": turn.machine_hours}
-        if arm == "quarter_and_audio":
-            found |= _accepted(run, spoken(corpus))
-    possible = errors["quarter"] - errors["all"]
-    gained = errors["quarter"] - errors["quarter_and_audio"]
-    yield {**found, "gain_of_texts_points": possible, "share_of_it_pct": 100 * gained / possible if possible else None}
+    with ProcessPoolExecutor(len(arms), mp_context=get_context("spawn")) as pool:
+        making = {
+            arm: pool.submit(
+                with_texts, recipe_of(corpus, args, *changes), args.out / f"texts-{corpus_seed}-{arm}", args
+            )
+            for arm, changes in arms.items()
+        }
+        found = {arm: one.result() for arm, one in making.items()}
+    points = {arm: one["points"] for arm, one in found.items()}
+    accepted = _accepted(RunFolder(args.out / f"texts-{corpus_seed}-quarter_and_audio" / "turn1"), spoken(corpus))
+    possible, gained = (points["quarter"] - points[arm] for arm in ("all", "quarter_and_audio"))
+    share = 100 * gained / possible if possible else None
+    yield {"corpus": corpus_seed, **found, **accepted, "gain_of_texts_points": possible, "share_of_it_pct": share}
+
+
+def with_texts(recipe: Recipe, folder: Path, args: argparse.Namespace) -> dict:
+    """A first turn, in a process of its own."""
+    [turn] = looped(recipe, folder, 1, args.seeds).turns
+    return {"points": turn.points, "by_seed": turn.points_by_seed, "machine_hours": turn.machine_hours}
 
 
 def _accepted(run: RunFolder, truth: dict[str, str]) -> dict:

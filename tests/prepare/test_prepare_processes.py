@@ -211,12 +211,18 @@ def test_a_file_that_changed_is_hashed_again(corpus):
     assert processes._hash_of(corpus[0][0].audio) != before
 
 
-@pytest.mark.parametrize("cores, hours, worth", [(2, 0.9, False), (1, 100.0, False), (2, 1.1, True), (16, 3.0, True)])
-def test_processes_are_started_where_the_audio_is_worth_it(corpus, monkeypatch, cores, hours, worth):
-    """A demo must not wait for processes, nor a corpus for one."""
+@pytest.mark.parametrize(
+    "cores, hours, elsewhere, worth",
+    [
+        (2, 0.9, False, False), (1, 100.0, False, False), (2, 1.1, False, True), (16, 3.0, False, True),
+        (1, 100.0, True, True), (1, 0.9, True, False),
+    ],
+)  # fmt: skip
+def test_processes_are_started_where_the_audio_is_worth_it(corpus, monkeypatch, cores, hours, elsewhere, worth):
+    """A demo must not wait for processes, nor a corpus for one; a cluster has cores where this machine has one."""
     monkeypatch.setattr(processes, "usable_cores", lambda: cores)
     one = corpus[0][0]
-    assert is_worth_processes([one] * round(3600 * hours / one.duration_s)) == worth
+    assert is_worth_processes([one] * round(3600 * hours / one.duration_s), elsewhere) == worth
 
 
 def test_the_hash_of_a_shard_is_known_when_it_is_there(corpus, tmp_path, monkeypatch):

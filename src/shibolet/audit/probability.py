@@ -4,7 +4,7 @@
 of the clips with about that score is good in the mixture. No verdict depends on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class Example:
 
 def probability_at(curve: Recalibration, logits: np.ndarray) -> np.ndarray:
     """Probability `[n]` that the text belongs to the audio and is complete, in the mixture."""
-    return np.clip(1 / (1 + np.exp(-each_product(_columns(logits), np.array(curve.weights)))), *curve.limits)
+    return _probability(logits, curve.weights, curve.limits, each_product)
 
 
 def each_product(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -139,8 +139,10 @@ def _fit(examples: Sequence[Example]) -> tuple[tuple[float, ...], tuple[float, f
     return tuple(np.round(found, 5).tolist()), (round(low, 5), round(high, 5))
 
 
-def _probability(logits: np.ndarray, weights: Sequence[float], limits: tuple[float, float]) -> np.ndarray:
-    return np.clip(1 / (1 + np.exp(-(_columns(logits) @ np.array(weights)))), *limits)
+def _probability(
+    logits: np.ndarray, weights: Sequence[float], limits: tuple[float, float], product: Callable = np.matmul
+) -> np.ndarray:
+    return np.clip(1 / (1 + np.exp(-product(_columns(logits), np.array(weights)))), *limits)
 
 
 def _columns(logits: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def in_lanes(
 ) -> list[Result]:
     """`function` of each item in order, `num_lanes` at once, where there is one `LANES_BESIDE` before `hurry` is set.
 
-    An error is raised when all have ended.
+    An error is raised when all have ended; after it no other item is begun.
     """
     found: dict[int, Result] = {}
     waiting = deque(range(len(items)))
@@ -61,7 +61,11 @@ def in_lanes(
                 at = waiting.popleft()
             except IndexError:  # another lane was faster
                 return
-            found[at] = function(items[at])
+            try:
+                found[at] = function(items[at])
+            except BaseException:
+                waiting.clear()
+                raise
 
     with ExitStack() as lanes:
         for number in range(min(num_lanes, len(items))):

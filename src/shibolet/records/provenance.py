@@ -35,10 +35,18 @@ def package_versions() -> dict[str, str | None]:
 
 @cache
 def versions() -> dict[str, str | None]:
-    """What decides the bytes of a result: versions of packages, and a hash of our own code."""
+    """What decides the bytes of a result: versions of packages and of the library that encodes, the kind of processor,
+    and a hash of our own code.
+    """
+    import soundfile
+
     root = Path(__file__).parents[1]
     code = {str(path.relative_to(root)): hash_file(path) for path in sorted(root.rglob("*.py"))}
-    return package_versions() | {"the code of shibolet": hash_json(code)[:12]}
+    return package_versions() | {
+        "libsndfile": soundfile.__libsndfile_version__,
+        "processor": platform.machine(),
+        "the code of shibolet": hash_json(code)[:12],
+    }
 
 
 def _version(package: str) -> str | None:
