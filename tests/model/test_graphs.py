@@ -221,3 +221,23 @@ def test_a_shape_that_comes_twice_as_often_takes_the_place_of_another(layers, mo
 
     assert [call(shape) for shape in "aabbbbab"] == [[], *[["a"]] * 4, *[["b"]] * 3]
     assert chain.num_played == 3 * (1 + 2)
+
+
+def test_a_shape_that_has_no_room_leaves_the_others_where_they_are(layers, monkeypatch):
+    """In a full memory one more must not cost all that there are."""
+    monkeypatch.setattr("shibolet.model.fast.graphs._MOST_SHAPES", 1)
+    chain = PlayedChain(run, layers)
+
+    def call(shape: str) -> list[str]:
+        assert_equal(gradients(lambda x, inputs: chain(x, inputs, shape), layers, (0,)), plain(layers, (0,)))
+        return [key[-1] for key in chain._recordings]
+
+    assert [call(shape) for shape in "aa"] == [[], ["a"]]
+
+    def is_full(self) -> None:
+        raise torch.OutOfMemoryError("10% of the GPU's memory is free")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlayedChain, "_get_ready", is_full)
+        assert [call(shape) for shape in "bbbbba"] == [["a"]] * 6
+    assert [call(shape) for shape in "bbbbbb"][-1] == ["b"]  # with room it comes often enough again

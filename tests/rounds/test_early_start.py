@@ -13,6 +13,7 @@ from audit_documents import gate_verdict
 from shibolet.listen import open as opening
 from shibolet.listen.decoders import Decoders
 from shibolet.listen.executor import Processes
+from shibolet.model.fast.compiling import begin_to_hash_compiler
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
 from shibolet.rounds import flow
@@ -129,12 +130,18 @@ def test_tritons_hash_of_itself_is_taken_beside_the_loading_of_a_model(monkeypat
     hashed = Event()
     monkeypatch.setattr(opening, "may_have_gpu", lambda: True)
     monkeypatch.setitem(sys.modules, "triton.runtime.cache", None)
+    begin_to_hash_compiler.cache_clear()
     opening.import_opener("builtin:ctc")
+    begin_to_hash_compiler.cache_clear()
     for name in ("triton", "triton.runtime"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace())
     monkeypatch.setitem(sys.modules, "triton.runtime.cache", SimpleNamespace(triton_key=hashed.set))
     opening.import_opener("builtin:ctc")
     assert hashed.wait(60)
+    begun = []
+    monkeypatch.setattr("shibolet.model.fast.compiling.Ahead", lambda *args, **options: begun.append(args))
+    opening.import_opener("builtin:ctc")  # the next model of this process
+    assert not begun
 
 
 def test_the_first_model_that_is_opened_waits_for_no_search_for_others(monkeypatch) -> None:

@@ -107,6 +107,9 @@ def test_memory_that_was_got_beside_what_could_not_be_had_is_given_back(cudart: 
 
     def block(num_bytes: int, *, is_touched: bool) -> torch.Tensor:
         if num_bytes // 1000 == sizes[failing] // 1000:
+            until = time.monotonic() + 10
+            while len(cudart.locked) < 2 and time.monotonic() < until:  # the others are on their way
+                time.sleep(0.001)
             raise OutOfMemory("no more")
         return plain(num_bytes, is_touched=is_touched)
 
@@ -118,3 +121,22 @@ def test_memory_that_was_got_beside_what_could_not_be_had_is_given_back(cudart: 
     assert len(cudart.locked) == 2
     copies.close()
     assert not cudart.locked
+
+
+def test_nothing_is_got_any_more_for_who_ends(cudart: Cudart, monkeypatch):
+    """A rank that has to end has ten seconds, and twenty gigabytes that nobody copies to take longer than that."""
+    monkeypatch.setattr(host_copies, "_BLOCK_BYTES", 4096)
+    got, plain, copies = [], host_copies._block, HostCopies(page_locked=True)
+
+    def block(num_bytes: int, *, is_touched: bool) -> torch.Tensor:
+        got.append(num_bytes)
+        while not copies._is_closed:
+            time.sleep(0.001)
+        return plain(num_bytes, is_touched=is_touched)
+
+    monkeypatch.setattr(host_copies, "_block", block)
+    copies.lay_out({f"w{number}": (torch.Size([4096]), torch.uint8) for number in range(40)})
+    while not got:
+        time.sleep(0.001)
+    copies.close()
+    assert len(got) <= 8 and not cudart.locked

@@ -136,9 +136,9 @@ def test_what_graphs_hold_stands_beside_the_total():
     """It is given back when memory runs out; counted in the total it would halve packs on a smaller GPU."""
     config = hebrew_round2(pack_tokens=8192)
     model = blueprint_of(USUAL, config)
-    full, roomy, unknown = (make_plan(config, model, None, gpu_memory_gib=gib) for gib in (40, 141, None))
-    assert full.phases[1].graphs_gib == 0.0 and full.phases[1].total_gib > 30
-    for phase in roomy.phases:
+    tight, small, roomy, unknown = (make_plan(config, model, None, gpu_memory_gib=gib) for gib in (20, 40, 141, None))
+    assert tight.phases[1].graphs_gib == 0.0
+    for phase in (*small.phases, *roomy.phases):  # on the small one as far as a quarter is free before a step
         assert 1.2 * phase.gib["activations"] < phase.graphs_gib < 2 * phase.gib["activations"]
         assert phase.total_gib == pytest.approx(sum(phase.gib.values()), abs=0.01)
     assert unknown.phases[1].graphs_gib is None

@@ -159,13 +159,17 @@ def test_what_a_worker_cannot_read_ends_the_run_with_its_name(examples, prompt, 
 
 
 @pytest.mark.slow("train", seconds=4)
-def test_what_cannot_be_made_ready_ends_the_step_that_needs_it(examples, prompt, loaded):
+def test_what_cannot_be_made_ready_ends_the_step_that_needs_it(examples, prompt, loaded, monkeypatch):
     """Not the one before, whose numbers are to be recorded first."""
     reader = PackReader(FAMILY, prompt.frame, loaded.extractor, num_workers=1)
     broken = PackRequest(0, 0, 0, (dataclasses.replace(examples[0], duration_s=examples[0].duration_s + 0.5),))
     try:
         reader.prepare([broken])
         with pytest.raises(DataError, match="utterance 'u0000': the table says"):
+            list(reader.read(loaded.model, [broken]))
+        monkeypatch.setattr(reader, "_take", lambda request: (_ for _ in ()).throw(RuntimeError("a worker is gone")))
+        reader.prepare([broken])  # of whatever kind it is
+        with pytest.raises(RuntimeError, match="a worker is gone"):
             list(reader.read(loaded.model, [broken]))
     finally:
         reader.close()

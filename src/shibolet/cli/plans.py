@@ -110,6 +110,6 @@ def _memory_of(phase: PhasePlan, gpu_gib: float | None) -> list[tuple[str, str]]
 
 def _graphs_of(phase: PhasePlan, gpu_gib: float) -> str:
     if not phase.graphs_gib:
-        return "none: less than a quarter of the GPU is free, so layers are launched one by one"
+        return "none: less than a quarter of the GPU is free before a step, so layers are launched one by one"
     most_gib = min(gpu_gib, phase.total_gib + phase.graphs_gib)
     return f"up to {phase.graphs_gib:.1f} GiB more, {most_gib:.1f} in all; given back when memory runs out"

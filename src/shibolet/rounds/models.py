@@ -150,9 +150,11 @@ class Models:
                 self._hashed(name)
         if self._loading or self.folder.finished(stage) or not all(name in self._identities for name in listeners):
             return
-        are_started = self.on is None and may_have_gpu() and num_gpus() > 1
-        if are_started:
-            self.start_processes(*listeners)  # they import for longest: before a dozen others are started
+        are_started = False
+        if self.on is None and may_have_gpu() and num_gpus() > 1:
+            with suppress(OSError):  # it fails again where they are needed
+                self.start_processes(*listeners)  # they import for longest: before a dozen others are started
+                are_started = True
         self.decoders.start()
         from shibolet.speech import read  # noqa: F401
 

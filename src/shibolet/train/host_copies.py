@@ -37,9 +37,11 @@ class HostCopies:
         self._laying = Ahead(lambda: None)
         self._locking = Lock()
         self._awaited = Event()  # somebody wants to copy, and waits for all the room there is to be
+        self._is_closed = False
 
     def lay_out(self, layout: Layout) -> None:
         """Begin to make room for a copy of each of these; earlier copies are good until the next `copy`."""
+        self._awaited.set()  # whoever lays out anew waits for the room of before
         self._laying.get()
         self._awaited.clear()
         self._laying = Ahead(lambda: self._lay_out(layout))
@@ -52,6 +54,7 @@ class HostCopies:
 
     def close(self) -> None:
         """Give the memory back."""
+        self._is_closed = True
         self._awaited.set()
         with suppress(OutOfMemory):  # then nothing was copied
             self._laying.get()
@@ -99,13 +102,20 @@ class HostCopies:
         return new
 
     def _new_block(self, num_bytes: int) -> Tensor:
+        self._require_open()
         block = _block(num_bytes, is_touched=self._page_locked)
         if self._page_locked:
             with self._locking, _memory_errors():
+                self._require_open()
                 started = time.perf_counter()
                 _lock_pages(block)
                 self._awaited.wait(time.perf_counter() - started)  # others, who wait for the driver, have their turn
         return block
+
+    def _require_open(self) -> None:
+        """OutOfMemory after `close`, which would only give back what is got now."""
+        if self._is_closed:
+            raise OutOfMemory("no more copies are made")
 
 
 def _sizes(layout: Layout) -> Iterator[int]:

@@ -141,6 +141,12 @@ class PhaseMemory:
         tensors = sum(self.peak(pack, several).values())
         return tensors + sum(self.reserve(tensors).values())
 
+    @property
+    def idle(self) -> int:
+        """Bytes that are taken between two steps."""
+        lasting = sum(self.lasting.values())
+        return lasting + sum(self.reserve(lasting).values())
+
     def graphs(self, pack: PackSize) -> int:
         """Bytes that graphs of layers hold beside the total where they are recorded, at most."""
         return int(GRAPHS_FRAC * sum(stays for _, stays, _ in self.cost.kept(pack, encoder=not self.encoder_kept)))

@@ -142,7 +142,7 @@ def _phases(
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
         fullest = memory.fullest_pack(longest_sizes, own_tokens, most)
         needs = _memory(memory, fullest, longest_sizes, most, gib)
-        graphs_gib = _graphs_gib(config, model, memory, fullest, needs["total_gib"], gib)
+        graphs_gib = _graphs_gib(config, model, memory, fullest, gib)
         step_s = hours = None
         if (gpu := gpus.name) is not None:
             step_s = round(mean(memory.step_s(step, own_tokens, gpu_named(gpu)) for step in steps_of), 4)
@@ -312,13 +312,13 @@ def _told(config: TrainConfig, examples: Sequence[TrainExample] | None) -> list[
 
 
 def _graphs_gib(
-    config: TrainConfig, model: Parameters, memory: PhaseMemory, pack: PackSize, total_gib: float, gib: float | None
+    config: TrainConfig, model: Parameters, memory: PhaseMemory, pack: PackSize, gib: float | None
 ) -> float | None:
-    """What is taken while there is room, and so is in no total."""
+    """What is taken while there is room, and so is in no total; none where too little is free before a step."""
     launched = config.precision == "bf16" and config.fast != "off" and outline_of(model.config).launches_graphs
     if gib is None or not launched:
         return None
-    return round(memory.graphs(pack) / GIB, 3) if total_gib < (1 - GRAPHS_FREE_FRAC) * gib else 0.0
+    return round(memory.graphs(pack) / GIB, 3) if memory.idle < (1 - GRAPHS_FREE_FRAC) * gib * GIB else 0.0
 
 
 def _notes(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from shibolet.errors import DataError, ShiboletError
+from shibolet.errors import DataError
 from shibolet.listen.processes import give_way, leave_signals_to_parent
 from shibolet.model.family import Family
 from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
@@ -193,7 +193,7 @@ class PackReader:
         self._frames: dict[str, int] = {}
         self._ahead = _ReadAhead(self._decoder, num_workers, self._device.type == "cuda") if num_workers else None
         self._open_cache = open_cache
-        self._prepared: tuple[PackRequest, _Taken | ShiboletError] | None = None
+        self._prepared: tuple[PackRequest, _Taken | Exception] | None = None
         self.encoder_cache: EncoderCache | None = None
         self.waited_s = 0.0  # for workers, or decoding here; the caller sets it back
 
@@ -231,16 +231,16 @@ class PackReader:
             return
         try:
             self._prepared = requests[0], self._take(requests[0])
-        except ShiboletError as error:
-            self._prepared = requests[0], error
         except torch.OutOfMemoryError:
             self._prepared = None  # the workers decode it again
+        except Exception as error:  # its own step raises it: the one that ends now has a row and perhaps a checkpoint
+            self._prepared = requests[0], error
 
     def _prepared_for(self, request: PackRequest) -> _Taken | None:
         held, self._prepared = self._prepared, None
         if held is None or held[0] != request:
             return None
-        if isinstance(held[1], ShiboletError):
+        if isinstance(held[1], Exception):
             raise held[1]
         # The step in between may have encoded all of its utterances: then states are read, as in a run that resumes.
         return held[1] if self._is_encoded(request) == (held[1][0].encoded is not None) else None

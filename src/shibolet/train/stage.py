@@ -107,7 +107,7 @@ def run_train(
     done = from_main(_result_in(out_dir) if opened.is_main else None)
     if done and done.fingerprint == opened.fingerprint and only_through in (None, done.through):
         return done
-    config, plan, expected = _plan(opened, config, seed, out_dir, teacher)
+    config, plan, expected = _plan(opened, config, seed, out_dir, teacher, last_phase)
     threads = config.num_threads or torch.get_num_threads()
     if num_workers and not (config.num_threads or num_threads):
         threads = min(threads, threads_beside(num_workers, this_node().num_ranks))
@@ -206,7 +206,7 @@ def _open(
 
 
 def _plan(
-    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, teacher: str | None
+    opened: _Opened, config: TrainConfig, seed: int, out_dir: Path, teacher: str | None, last_phase: int
 ) -> tuple[TrainConfig, Plan, Expected]:
     """The settings with the planned length of packs, the plan, and what will train, as it is now.
 
@@ -223,7 +223,8 @@ def _plan(
     check_fit([e.id for e in examples], [e.tokens_at(config.slowest_speed) for e in examples], config.pack_tokens)
     if opened.is_main:
         plan.write(out_dir / "plan.json")
-    trained = [{name for group in phase_groups(model, phase).values() for name in group} for phase in config.phases]
+    phases = config.phases[: last_phase + 1]
+    trained = [{name for group in phase_groups(model, phase).values() for name in group} for phase in phases]
     weights = {name: weight.detach() for name, weight in model.named_parameters() if name in set().union(*trained)}
     untrained = Ahead(lambda: {name: weight.clone() for name, weight in weights.items()})
     model.to(ranks.device)  # from where they would come back more slowly

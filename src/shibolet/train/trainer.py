@@ -218,8 +218,8 @@ class GradualUnfreezeTrainer:
         return [PackRequest(step, number, epoch, tuple(drawn[u] for u in pack)) for number, pack in enumerate(packs)]
 
     def _prepare_next(self, num_steps: int) -> None:
-        """Have the first pack of the phase's next step ready."""
-        if self.state.step_in_phase + 1 < num_steps:
+        """Have the first pack of the phase's next step ready, where there will be one."""
+        if self.state.step_in_phase + 1 < num_steps and not self.signals.received:
             self.reader.prepare(self._requests(self.state.step + 1))
 
     def _make_room(self, failed_tokens: int, phase: PhaseConfig) -> None:

@@ -8,7 +8,7 @@ these calls against what hearing and training launch.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from shibolet.records.ahead import Ahead
@@ -32,8 +32,9 @@ class Widths:
     vocab: int
 
 
+@cache
 def begin_to_hash_compiler() -> None:
-    """Have Triton's hash of its own files taken: the first kernel that a process launches would wait a second for it.
+    """Have Triton's hash of its own files taken, once in a process, for a second before the first kernel wants it.
 
     Nothing where Triton is missing, or has it at another place.
     """

@@ -163,8 +163,8 @@ class Chain:
     def _record(self, key: Hashable, x: Tensor, inputs: Sequence[Tensor], shape: Hashable) -> bool:
         """Record the passes of a shape; where that is impossible False, and nothing is recorded from there on.
 
-        False too where there are `_MOST_SHAPES` that come more often, or nearly as often: two that take turns would
-        be recorded in turns.
+        False too where there are `_MOST_SHAPES` that come more often, or nearly as often, as two that take turns would
+        be recorded in turns; and where one more has no room: the others stay.
         """
         rarest = min(self._recordings, key=self._seen.get) if len(self._recordings) >= _MOST_SHAPES else None
         if rarest is not None and self._seen[key] < 2 * self._seen[rarest]:
@@ -174,6 +174,9 @@ class Chain:
             self._recordings.pop(rarest, None)
             self._recordings[key] = self._recorded(x, [tensor.detach().clone() for tensor in inputs], shape)
         except RuntimeError as error:  # out of memory, or what a graph cannot hold
+            if rarest in self._recordings:
+                self._seen[key] = 0  # it has to come as often once more
+                return False
             self.release(for_good=True)
             torch.cuda.empty_cache()
             LOG.warning("layers are launched one by one from here on, and not as graphs: %s", error)
