@@ -80,7 +80,7 @@ def test_one_that_fails_is_raised_when_all_have_ended(tmp_path: Path, monkeypatc
     monkeypatch.setattr(weights, "_write", write)
     with pytest.raises(OSError, match="No space left"):
         write_weights({tmp_path / str(number): {"w": torch.ones(2)} for number in range(20)})
-    assert len(ended) == len(begun) - 1 and 6 <= len(begun) <= 8
+    assert len(ended) == len(begun) - 1 and 6 <= len(begun) <= 5 + weights._LANES  # five were begun before it
 
 
 def test_beside_a_training_few_are_written_at_once_until_somebody_waits(tmp_path: Path, monkeypatch):
