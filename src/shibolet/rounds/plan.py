@@ -260,8 +260,8 @@ def _notes(
             yield "No A100 was measured: its steps are projected, all else is counted at the rate of an H100 or H200."
         if rates.num_gpus > 1:
             yield (
-                "Hearing, preparing and scoring are counted as on one GPU: what more of them gain on a large set is "
-                "not measured."
+                "Hearing, preparing and scoring are counted as on one GPU. Two H200s heard 10 hours 1.85 to 2 times as "
+                'fast as one (benchmarks/RESULTS.md, "Two GPUs and 64 utterances"); more were not measured.'
             )
     if recipe.parent is not None:
         yield (
