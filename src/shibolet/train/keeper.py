@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 class Expected:
     """What will train: the names of each phase's weights, and copies of them all as they are before it."""
 
-    phases: Sequence[Collection[str]]
+    phases: Sequence[set[str]]
     untrained: Ahead[dict[str, Tensor]]
 
 
@@ -101,7 +101,7 @@ class Keeper:
         self.will_train(optimizer.weights)
         if self._is_main:
             now, phases = set(optimizer.weights), self._expected.phases if self._expected else ()
-            most = max((set(phase) for phase in phases if now.issubset(phase)), key=len, default=now)
+            most = max((phase for phase in phases if now <= phase), key=len, default=now)
             self._writer.reserve(self._layout(now | (most - self._untrained.keys())))
 
     def save(self, state: TrainState, optimizer: MasterAdamW, keep: Collection[int]) -> None:

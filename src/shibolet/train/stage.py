@@ -225,7 +225,8 @@ def _plan(
         plan.write(out_dir / "plan.json")
     phases = config.phases[: last_phase + 1]
     trained = [{name for group in phase_groups(model, phase).values() for name in group} for phase in phases]
-    weights = {name: weight.detach() for name, weight in model.named_parameters() if name in set().union(*trained)}
+    names = set().union(*trained)
+    weights = {name: weight.detach() for name, weight in model.named_parameters() if name in names}
     untrained = Ahead(lambda: {name: weight.clone() for name, weight in weights.items()})
     model.to(ranks.device)  # from where they would come back more slowly
     if config.fast == "auto":
