@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton comes with torch for CUDA")
-from shibolet.model.fast import kernels, triton_kernels
+from shibolet.model.fast import first_use, kernels, triton_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [
@@ -228,3 +228,12 @@ def test_one_token_a_row_attends_to_its_own_row(group: int, dtype: torch.dtype):
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(found[row].view(heads, group, dim).double(), expected, rtol=0, atol=tolerance)
     assert found[rows - 1].isfinite().all()
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device")
+def test_libraries_are_used_without_a_trace_in_what_is_drawn_later() -> None:
+    before = torch.cuda.get_rng_state(0), torch.get_rng_state(), torch.is_grad_enabled()
+    with torch.no_grad():
+        first_use.use_libraries(0)
+    after = torch.cuda.get_rng_state(0), torch.get_rng_state(), torch.is_grad_enabled()
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1]) and before[2] == after[2]

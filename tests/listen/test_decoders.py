@@ -55,6 +55,30 @@ def test_a_process_that_cannot_be_started_is_told_by_its_own_error(monkeypatch) 
         worker.close()
 
 
+FIRST: list[int] = []
+
+
+def note_and_fail() -> None:
+    FIRST.append(os.getpid())
+    raise ImportError("which the first job would say too")
+
+
+def noted(_: object) -> bool:
+    return FIRST == [os.getpid()]
+
+
+def test_each_process_calls_what_it_is_told_before_its_first_job() -> None:
+    with closing(Decoders(2)) as decoders:
+        decoders.start(note_and_fail)
+        met = Barrier(2)  # so that both take one
+
+        def ask(worker: AnyWorker, item: int) -> bool:
+            met.wait(600)
+            return worker.run(noted, item, timeout_s=600)
+
+        assert list(decoders.map(ask, [1, 2])) == [True, True]
+
+
 def double_or_hang(items: Sequence[int]) -> list[int]:
     if 2 in items:
         signal.pause()

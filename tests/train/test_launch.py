@@ -213,6 +213,24 @@ def test_ranks_get_ready_before_there_is_work_and_then_do_it(tmp_path: Path):
     assert heard == [True, True]
 
 
+def note_the_number(folder: Path, rank: int) -> None:
+    (folder / f"{os.getpid()}-{rank}").touch()
+    raise RuntimeError("it is tried, and left to the work")
+
+
+def tell_of_numbers(folder: Path, send) -> None:
+    send((folder / f"{os.getpid()}-{os.environ['LOCAL_RANK']}").exists())
+
+
+def test_ranks_prepare_each_by_its_number_before_there_is_work(tmp_path: Path):
+    ranks, heard = Ranks(2), []
+    ranks.prepare(partial(note_the_number, tmp_path))
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    ranks.prepare(partial(note_the_number, tmp_path))  # again is no harm
+    ranks.run(tell_of_numbers, tmp_path, on_cpu=True, on_message=heard.append)
+    assert heard == [True, True]
+
+
 def test_ranks_without_work_leave_no_process(tmp_path: Path):
     ranks = Ranks(2, get_ready=partial(note_the_time, tmp_path))
     wait_for(lambda: len(list(tmp_path.iterdir())) == 2)

@@ -40,7 +40,7 @@ from shibolet.audit.clip import Clip
 from shibolet.audit.config import AuditConfig
 from shibolet.audit.content import ContentIds
 from shibolet.audit.evidence import EvidenceStore, HeardClips
-from shibolet.audit.workers import Load
+from shibolet.audit.workers import Load, load_libraries
 from shibolet.errors import DataError, ProcessLost
 from shibolet.listen.decoders import Decoders, num_decoders
 from shibolet.listen.dispatch import TRIES
@@ -167,7 +167,7 @@ class Listener:
         decoders = self._executor.decoders(num_decoders(self._config.num_workers))
         decoders.start()
         theirs = None if isinstance(self._executor, Here) else self._executor.share(self._config.num_workers)
-        self._executor.begin(Loading((self._aligner, self._recogniser), theirs))
+        self._executor.begin(Loading((self._aligner, self._recogniser), theirs, load_libraries))
 
     @contextmanager
     def decoders(self) -> Iterator[Decoders]:

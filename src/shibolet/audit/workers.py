@@ -34,6 +34,11 @@ Texts = tuple[Sequence[str], str]  # words of a text, and a hypothesis
 Reading = tuple[list[str], list[Pair]]
 
 
+def load_libraries() -> None:
+    """Import what the first clip would wait for: `sound_of` has libraries of its own."""
+    sound_of(np.zeros(MIN_SAMPLES, np.float32))
+
+
 def hash_audio(refs: Sequence[AudioRef]) -> list[str]:
     """Content hash of each; of what cannot be read, one of the reason and the place."""
     hashes = []

@@ -226,18 +226,18 @@ class Decoders:
     def __reduce__(self) -> tuple:
         return _of_this_process, (self.num_workers,)
 
-    def start(self) -> None:
-        """Have the processes load their libraries now, each in the background."""
+    def start(self, first: Callable[[], Any] | None = None) -> None:
+        """Have the processes load their libraries now and call `first`, each in the background; once."""
         with self._changing:
-            self._start()
+            self._start(first)
 
-    def _start(self) -> None:
+    def _start(self, first: Callable[[], Any] | None = None) -> None:
         if self._threads:
             return
         self._tasks = PriorityQueue()
         self._workers = [Worker() for _ in range(self.num_workers)] or [InThisProcess() for _ in range(2)]
         # Daemons: what they decode must not hold up the end of this process.
-        self._threads = [Thread(target=_work, args=(self._tasks, one), daemon=True) for one in self._workers]
+        self._threads = [Thread(target=_work, args=(self._tasks, one, first), daemon=True) for one in self._workers]
         for thread in self._threads:
             thread.start()
 
@@ -278,10 +278,12 @@ class Decoders:
                 thread.join()
 
 
-def _work(tasks: PriorityQueue, worker: AnyWorker) -> None:
+def _work(tasks: PriorityQueue, worker: AnyWorker, first: Callable[[], Any] | None) -> None:
     """What a worker's thread does, until it is told that there is nothing more."""
-    with suppress(OSError):  # the first job says why no process starts
+    with suppress(Exception):  # the first job says why no process starts, or what cannot be imported
         worker.start()
+        if first is not None:
+            worker.run(first, timeout_s=START_S)
     while True:
         *_, future, function, item = tasks.get()
         if future is None:

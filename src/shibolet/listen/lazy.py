@@ -116,6 +116,7 @@ class Loading:
 
     models: tuple[Any, ...]
     decoders: Decoders | None = None
+    first: Callable[[], Any] | None = None  # what each decoder calls meanwhile
 
     @property
     def at_once(self) -> int:
@@ -124,7 +125,7 @@ class Loading:
     @contextmanager
     def open(self) -> Iterator[Callable[[Any], None]]:
         if self.decoders is not None:
-            self.decoders.start()
+            self.decoders.start(self.first)
         load_now(*self.models)
         yield lambda chunk: None
 

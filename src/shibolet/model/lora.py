@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from shibolet.errors import ModelError
 from shibolet.model.outline import outline_of
 from shibolet.model.parts import select
+from shibolet.records.ahead import in_lanes
 from shibolet.records.files import make_folder
+
+_LANES = 8  # layers that are merged at once
 
 
 def attach_lora(
@@ -46,11 +49,14 @@ def has_lora(model: nn.Module) -> bool:
 def merge_lora(model: nn.Module, adapters: Mapping[str, Tensor] = MappingProxyType({})) -> None:
     """Fold adapters into their layers, and remove them; `adapters` has those by name that the model has less exactly.
 
-    Computed in float32, since in bf16 a tenth of the change is lost, and on the CPU, whichever device the model is on.
+    Computed in float32, since in bf16 a tenth of the change is lost, and on the CPU, whichever device the model is on;
+    several layers at once, as each is on its way from and to a GPU.
     """
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, LoraLayer):
-            continue
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+
+    @torch.no_grad()
+    def merge(layer: tuple[str, LoraLayer]) -> nn.Module:
+        name, module = layer
         base = module.get_base_layer()
         a, b = (
             adapters.get(f"{name}.{which}.default.weight", getattr(module, which)["default"].weight).float().cpu()
@@ -58,6 +64,9 @@ def merge_lora(model: nn.Module, adapters: Mapping[str, Tensor] = MappingProxyTy
         )
         merged = base.weight.float().cpu() + module.scaling["default"] * (b @ a)
         base.weight.data = merged.to(base.weight)
+        return base
+
+    for (name, _), base in zip(layers, in_lanes(merge, layers, _LANES), strict=True):
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, base)
 

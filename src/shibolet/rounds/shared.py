@@ -107,6 +107,13 @@ class Round(Models):
             ready = partial(get_ready, self.recipe.models.base, has_workers, train.precision)
             self._ranks = Ranks(self.gpus, get_ready=ready)
 
+    def warm_ranks(self) -> None:
+        """Have the ranks that wait do what a GPU takes seconds for at first, once those that heard have left it."""
+        if self._ranks:
+            from shibolet.model.fast.first_use import use_libraries
+
+            self._ranks.prepare(use_libraries)
+
     def take_ranks(self) -> "Ranks | None":
         """Those that wait for a training, which ends them; None where there are none, or one has died of something."""
         ranks, self._ranks = self._ranks, None

@@ -94,6 +94,7 @@ def end_hearing_ahead(current: Round) -> None:
     """Have those that hear let go of their GPUs, where a training is next and needs nobody to transcribe for it."""
     if not (current.folder.finished("train") or teaching.is_asked(current.recipe.train)):
         current.begin_to_make_way()
+        current.warm_ranks()
 
 
 def do_train(current: Round) -> TrainResult:

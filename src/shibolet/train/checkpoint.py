@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from shibolet.errors import CheckpointError, DataError
 from shibolet.model.weights import sync_weights, write_weights
+from shibolet.records.ahead import in_lanes
 from shibolet.records.files import hash_file, hash_files, make_folder, sync_dir, take_over, write_bytes, write_json
 from shibolet.records.reading import read_as, read_own
 
@@ -29,6 +30,7 @@ LOG = logging.getLogger(__name__)
 _MARKER, _MANIFEST, _STATE, _PREFIX = "COMPLETE", "manifest.json", "state.json", "step-"
 WEIGHTS = ("frozen", "masters")  # kinds of tensors, of which each parameter that ever trained has one
 _PART_BYTES = 512 << 20  # of a file, or one tensor
+_LANES = 8  # files that are deleted at once
 _REMEDY = "delete that checkpoint to go on from the one before"
 
 
@@ -155,8 +157,11 @@ class CheckpointStore:
             raise CheckpointError(f"checkpoint {path}: {fault}")
         return Checkpoint(path, read_own(path / _STATE, _REMEDY))
 
-    def keep_only(self, steps: Collection[int], last: int = 2) -> None:
-        """Delete all but the checkpoints of `steps` and the `last` newest; the marker goes first."""
+    def keep_only(self, steps: Collection[int], last: int = 2, hurry: Event | None = None) -> None:
+        """Delete all but the checkpoints of `steps` and the `last` newest; the marker goes first.
+
+        Several files at once, as a system takes a second to forget 4 GB, and few before `hurry` is set.
+        """
         committed = sorted(path for path in self._folders() if (path / _MARKER).exists())
         for path in committed[:-last]:
             if _step_of(path) not in steps:
@@ -164,6 +169,7 @@ class CheckpointStore:
                 sync_dir(path)
         for path in self._folders():
             if not (path / _MARKER).exists():  # those, and what a crash left of earlier ones
+                in_lanes(os.unlink, [file for file in path.iterdir() if file.is_file()], _LANES, hurry)
                 shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:
@@ -182,11 +188,11 @@ class CheckpointStore:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the parameters of the same names."""
+    """Copy weights into the parameters of the same names, rounded where these are: a GPU is faster at it."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
-            parameters[name].copy_(weight)
+            parameters[name].copy_(weight.to(parameters[name].device))
 
 
 def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -79,6 +80,15 @@ class Ranks:
         for process in self._processes:
             process.kill()
             process.join()
+
+    def prepare(self, function: Callable[[int], None]) -> None:
+        """Call `function`, which must be importable, in each with its number here, once it is ready.
+
+        What it raises is left to the work to raise.
+        """
+        for rank, pipe in enumerate(self._pipes):
+            with suppress(ConnectionError):  # it has died, which `run` will find out
+                pipe.send(partial(function, rank))
 
     def run(
         self, work: Callable[[Any, Send], None], job: Any, *, on_cpu: bool, on_message: Callable[[Any], None],
@@ -210,9 +220,12 @@ def _run_rank(pipe: Connection, rank: int, num_ranks: int, get_ready: Callable[[
         with suppress(Exception):
             get_ready()
     try:
-        environment, work, job = pipe.recv()
+        while callable(given := pipe.recv()):
+            with suppress(Exception):
+                given()
     except (EOFError, ConnectionResetError):  # there was no work
         return
+    environment, work, job = given
     os.environ |= environment
     try:
         with disk_errors():

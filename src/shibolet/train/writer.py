@@ -101,7 +101,7 @@ class CheckpointWriter:
     def keep_only(self, steps: Collection[int]) -> None:
         """Delete the others but the newest, in the background."""
         self.end_deleting()
-        self._deleting = Ahead(partial(self._store.keep_only, steps))
+        self._deleting = Ahead(partial(self._store.keep_only, steps, hurry=self._hurry))
 
     def end_deleting(self) -> None:
         """Wait for that; DiskError when they could not be."""
