@@ -76,6 +76,7 @@ def test_rows_of_several_tables_are_found_by_id(rows, tmp_path):
     assert len(found) == len(rows) and list(found) == [row.id for row in rows]
     assert found["whole"] == rows[0] and found["bare"] == rows[-1]
     assert list(found.rows(list(found)[::-1])) == rows[::-1] and list(found.rows([])) == []
+    assert list(found.rows(found)) == rows and list(found.rows(list(found)[1:])) == rows[1:]
     assert "nobody" not in found and found.get("nobody") is None
 
 

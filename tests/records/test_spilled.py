@@ -96,7 +96,9 @@ def test_a_full_disk_is_told_with_its_place(small, monkeypatch) -> None:
         SpilledList(rows(5))
 
 
-def test_names_of_any_bytes_are_found_again_and_the_first_stays() -> None:
+@pytest.mark.parametrize("few", [1, 3, 6, 100])  # so many are in memory
+def test_names_of_any_bytes_are_found_again_and_the_first_stays(few: int, monkeypatch) -> None:
+    monkeypatch.setattr(spilled, "FEW_KEYS", few)
     found = SpilledDict()
     names = ["", "a", "שלום", "a\udcff.wav", "x\0y", "x"]
     assert all(found.add(name, f"at {name}") for name in names)

@@ -153,9 +153,17 @@ class AuditedRows(Mapping[str, Audited]):
         return next(_rows(SCHEMA.names, ([column[place].as_py()] for column in self._columns)))
 
     def rows(self, ids: Iterable[str]) -> Iterator[Audited]:
-        """Those of some ids, in their order: of many at once each takes a sixth of the time."""
-        places = _places(self._place_of[id] for id in ids)
-        return _rows(SCHEMA.names, (column.take(places).to_pylist() for column in self._columns))
+        """Those of some ids, in their order: of many at once each takes a sixth of the time.
+
+        Rows that follow each other, as most do, are not copied first.
+        """
+        places = [self._place_of[id] for id in ids]
+        if places and places == list(range(places[0], places[0] + len(places))):
+            parts = [column.slice(places[0], len(places)) for column in self._columns]
+        else:
+            taken = _places(places)
+            parts = [column.take(taken) for column in self._columns]
+        return _rows(SCHEMA.names, (part.to_pylist() for part in parts))
 
     def __contains__(self, id: object) -> bool:
         return id in self._place_of

@@ -5,8 +5,12 @@ Each thing that is drawn has a stream of its own, so turning one on leaves the d
 
 import hashlib
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Stream(IntEnum):
@@ -27,6 +31,18 @@ def generator(seed: int, epoch: int, utterance_id: str, stream: Stream) -> np.ra
     return np.random.default_rng([seed, epoch, name, int(stream)])
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of everything random within a step on a rank."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def seed_step(seed: int, step: int, rank: int, device: "torch.device") -> None:
+    """Seed everything that torch draws within a step on a rank: as `torch.manual_seed`, on its device and the CPU.
+
+    That looks for every other kind of device too, which takes the host a millisecond in each step.
+    """
+    import torch
+
+    own = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(own)
+        return
+    torch.default_generator.manual_seed(own)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(own)

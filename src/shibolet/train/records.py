@@ -6,6 +6,7 @@ metrics.jsonl  dev.jsonl  events.jsonl  ledger.jsonl, and whatever trackers show
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from shibolet.train.utilisation import Utilisation
 LOG = logging.getLogger(__name__)
 
 MEMORY_FULL = "memory_full"  # the event that trackers alert on
+LOOK_EVERY_S = 10.0  # at the host's memory
 
 
 class MetricsFile:
@@ -62,6 +64,7 @@ class Records:
         self._utilisation = utilisation
         self._metrics: MetricsFile | None = None
         self._rollbacks = 0
+        self._next_look_s = 0.0  # at the host's memory, of the clock of `monotonic`
         self.trackers = Trackers()
 
     def open(self, state: TrainState) -> None:
@@ -82,7 +85,19 @@ class Records:
             self._metrics.write(row)
             mfu = self._utilisation.mfu(row) if self._utilisation else None
             used = {} if mfu is None else {"timing/mfu": mfu}
-            self.trackers.scalars(scalars_of(row) | used | _host_memory(), row.step)
+            self.trackers.scalars(scalars_of(row) | used | self._host_memory(), row.step)
+
+    def _host_memory(self) -> dict[str, float]:
+        """What the machine and this process use, in GiB, now and then: to find out takes a hundredth of a step."""
+        if (now_s := time.monotonic()) < self._next_look_s:
+            return {}
+        self._next_look_s = now_s + LOOK_EVERY_S
+        host = psutil.virtual_memory()
+        return {
+            "system/host_used_gib": (host.total - host.available) / 2**30,
+            "system/host_used_pct": host.percent,
+            "system/process_gib": psutil.Process().memory_info().rss / 2**30,
+        }
 
     def dev(self, state: TrainState) -> None:
         if state.dev:
@@ -194,13 +209,3 @@ def scalars_of(row: StepRow) -> dict[str, float]:
         **{f"memory/{name}": value for name, value in row.memory or ()},
     }
     return {tag: value for tag, value in values.items() if value is not None}
-
-
-def _host_memory() -> dict[str, float]:
-    """What the machine and this process use, in GiB: nothing of a record depends on it."""
-    host = psutil.virtual_memory()
-    return {
-        "system/host_used_gib": (host.total - host.available) / 2**30,
-        "system/host_used_pct": host.percent,
-        "system/process_gib": psutil.Process().memory_info().rss / 2**30,
-    }

@@ -25,7 +25,7 @@ from shibolet.train.alarm import device_use, is_crowded, memory_alarm, step_memo
 from shibolet.train.checkpoint import CheckpointStore, load_weights
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
-from shibolet.train.draws import step_seed
+from shibolet.train.draws import seed_step
 from shibolet.train.guards import RollBack
 from shibolet.train.keeper import Keeper
 from shibolet.train.ladder import DECODER_LAYERS, MemoryLadder, Narrowed
@@ -247,7 +247,7 @@ class GradualUnfreezeTrainer:
             requests = self._requests(self.state.step)
             epoch = self.state.step // self.steps_per_epoch
             chosen = [self.examples[u].in_epoch(epoch) for u in self._utterances(self.state.step)]
-            torch.manual_seed(step_seed(self.seed, self.state.step, self.rank))
+            seed_step(self.seed, self.state.step, self.rank, self.device)
             step = TrainStep(chosen, self.state.step_in_phase / num_steps, self.state.step)
             ran = self._run_packs(optimizer, requests, self.reader.read(self.model, requests), step)
             told = update(
