@@ -7,6 +7,7 @@
           summary.json             counts and hours: kept + dropped = in; written last
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -42,6 +43,7 @@ LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
 SPLITS = ("train", "dev")
 PROGRESS_UTTERANCES = 32  # between two calls
 READ_TOGETHER = 1024  # verdicts
+BESIDE = {"timed_text": "timestamps", "previous": "a previous text"}  # fields that stand beside a text, and their names
 
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 
@@ -226,18 +228,28 @@ def _notes_on_hearing(
 
 def _notes_on_beside(given: Sequence[Utterance], kept: Sequence[Utterance]) -> list[str]:
     """How many utterances have timestamps and a previous text; pieces and texts that were trimmed may lose theirs."""
-    notes = []
-    for field, what in (("timed_text", "timestamps"), ("previous", "a previous text")):
-        before, left = ([u.source for u in some if getattr(u, field) is not None] for some in (given, kept))
-        if before:
-            notes.append(f"{len(left):,} of {len(kept):,} utterances have {what}, as {len(before):,} of the given had")
+    notes, before, left = [], _sources_by_field(given), _sources_by_field(kept)
+    for field, what in BESIDE.items():
+        if before[field]:
+            num_left, num_before = left[field].total(), before[field].total()
+            notes.append(f"{num_left:,} of {len(kept):,} utterances have {what}, as {num_before:,} of the given had")
         notes += [
             f"source '{source}': none of its utterances has {what} after cutting, trimming and dropping, so training "
             "with it has none of them"
-            for source in dict.fromkeys(before)
-            if source not in left
+            for source in before[field]
+            if source not in left[field]
         ]
     return notes
+
+
+def _sources_by_field(utterances: Iterable[Utterance]) -> dict[str, Counter[str]]:
+    """How many utterances of each source have a field of `BESIDE`."""
+    found: dict[str, Counter[str]] = {field: Counter() for field in BESIDE}
+    for utterance in utterances:
+        for field, counts in found.items():
+            if getattr(utterance, field) is not None:
+                counts[utterance.source] += 1
+    return found
 
 
 def _remove_others(out_dir: Path, written: Sequence[Path]) -> None:
