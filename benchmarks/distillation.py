@@ -80,6 +80,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=3e-4, help="peak, of all parts; later phases have a quarter")
     parser.add_argument("--temperature", type=float, default=2.0, help="of the divergence on texts that are given")
     parser.add_argument("--likelihood-weight", type=float, default=0.2, help="of the cross-entropy beside it")
+    parser.add_argument("--pauses", type=float, default=0.0, help="longest pause in s that half of the clips get")
     parser.add_argument("--every", type=int, default=1, help="score each n-th test utterance")
     return parser.parse_args()
 
@@ -228,7 +229,7 @@ def exchange(before: Path, run: Path, seed: int) -> None:
 
 def config_of(arm: str, num_utterances: int, args: argparse.Namespace):
     """How an arm trains: all parts of the student, at a quarter of the rate where its objective changes."""
-    from shibolet.train.config import PhaseConfig, TrainConfig
+    from shibolet.train.config import AugmentConfig, PauseConfig, PhaseConfig, TrainConfig
     from shibolet.train.objectives.config import TAUGHT, DistilConfig
 
     parts = ("encoder.conv", "encoder.layers", "projector", "embeddings", "decoder.layers", "decoder.norm")
@@ -243,6 +244,7 @@ def config_of(arm: str, num_utterances: int, args: argparse.Namespace):
     taught = DistilConfig(temperature=args.temperature, likelihood_weight=args.likelihood_weight)
     return TrainConfig(
         distil=taught if any(phase.objective in TAUGHT for phase in phases) else None, phases=phases, lora=None,
+        augment=AugmentConfig(pauses=PauseConfig(most_s=args.pauses)) if args.pauses else None,
         untie_head=False, utterances_per_step=BATCH, precision="fp32", eval_every_steps=max(1, args.steps // 4),
         eval_every_epoch=False, checkpoint_every_steps=max(1, args.steps // 4), average_best=None,
     )  # fmt: skip
@@ -252,7 +254,8 @@ def folder_of(seed: int, arm: str, args: argparse.Namespace) -> Path:
     if arm == TEACHER:
         return args.out / str(seed) / f"{TEACHER}-{args.every}"
     settings = (args.free, args.encoder, args.decoder, args.steps, args.rate, args.temperature, args.likelihood_weight)
-    return args.out / str(seed) / "-".join([arm, *(f"{value:g}" for value in (*settings, args.every))])
+    paused = [f"pauses{args.pauses:g}"] if args.pauses else []
+    return args.out / str(seed) / "-".join([arm, *(f"{value:g}" for value in (*settings, args.every)), *paused])
 
 
 def train(seed: int, arm: str, args: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ class Hears:
     """The audit's listeners with another recogniser: it hears all words where the audit heard half."""
 
     heard: list[str]
+    starts, ends, words = STARTS, ENDS, WORDS
     num_clips = num_heard = num_lost = 0
 
     def __init__(self, aligner, recogniser, *_) -> None:
@@ -38,8 +39,8 @@ class Hears:
         signals = Signals(**{name: 1.0 for name in Signals.__dataclass_fields__})
         return {
             clip.key: Evidence(
-                key=clip.key, hypothesis=" ".join(WORDS), starts_s=STARTS, ends_s=ENDS, signals=signals,
-                failure=None,
+                key=clip.key, hypothesis=" ".join(Hears.words), starts_s=Hears.starts, ends_s=Hears.ends,
+                signals=signals, failure=None,
             )
             for clip in clips
         }  # fmt: skip
@@ -104,6 +105,26 @@ def test_what_the_writer_hears_decides_the_cuts_of_what_trains_and_not_of_dev(pr
     again, _ = prepare("label.recut=true")
     assert len(Hears.heard) == 12 and again == after
     assert prepare()[0] == before, "and without the setting all is as it was"
+
+
+def test_times_that_the_audit_knows_stay_whatever_the_aligner_makes_of_the_writers_words(prepare, monkeypatch):
+    """An aligner alone drifts in long audio, and a writer may know no times: nine of ten were dropped for it."""
+    right, _ = prepare("label.recut=true")
+    again = tuple(start + 2.0 for start in STARTS)
+    monkeypatch.setattr(Hears, "starts", again)
+    monkeypatch.setattr(Hears, "ends", tuple(start + WORD_S for start in again))
+    drifted, summary = prepare("label.recut=true", "prepare.max_duration_s=4.9")  # which has them heard again
+    assert len(Hears.heard) == 24 and drifted == right and summary.train.hours > 0
+
+
+@pytest.mark.parametrize("num_words", [0, 2, 4])
+def test_a_writer_that_hears_no_more_than_the_audit_changes_nothing(prepare, monkeypatch, num_words: int):
+    """A model of short clips hears the beginning of long ones: what the audit had heard of the rest was dropped."""
+    before, _ = prepare()
+    monkeypatch.setattr(Hears, "words", WORDS[:num_words])
+    after, summary = prepare("label.recut=true")
+    assert len(Hears.heard) == 12 and after == before
+    assert not any("are cut by what label.writer heard" in note for note in summary.notes)
 
 
 def test_a_loop_cuts_again_from_its_second_turn_on_and_needs_a_writer(tmp_path):

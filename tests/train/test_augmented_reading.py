@@ -9,13 +9,21 @@ from tiny_run import tiny_config
 from shibolet.errors import RecipeError
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.train.augment import Augmentation
-from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, PacketLossConfig, SpecAugmentConfig
+from shibolet.train.config import (
+    AugmentConfig,
+    CodecConfig,
+    NoiseConfig,
+    PacketLossConfig,
+    PauseConfig,
+    SpecAugmentConfig,
+)
 from shibolet.train.data import samples_at
 from shibolet.train.reader import PackReader
 
 FULL = AugmentConfig(
     speeds=(0.9, 1.0, 1.1), noise=NoiseConfig(share=1.0), codec=CodecConfig(share=1.0), spec_augment=SpecAugmentConfig()
 )
+PAUSES = AugmentConfig(pauses=PauseConfig(share=0.5, most_s=0.4))
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 16_000)).astype(np.float32)
 
 
@@ -53,6 +61,25 @@ def test_the_length_is_known_before_the_audio_is():
         assert len(samples) == samples_at(drawn(name).speed, len(TONE))
         lengths.add(len(samples))
     assert lengths == {round(24_000 / 0.9), 24_000, round(24_000 / 1.1)}
+
+
+def test_pauses_lie_at_both_ends_as_loud_as_the_quietest_there_is_and_all_else_stays():
+    rng = np.random.default_rng(0)
+    noisy = (TONE + 0.01 * rng.standard_normal(len(TONE))).astype(np.float32)
+    noisy[8_000:12_000] = 0.02 * rng.standard_normal(4_000)  # the level of the room
+    number = Counter()
+    for name in map(str, range(80)):
+        one, (before, after) = drawn(name, PAUSES), drawn(name, PAUSES).pauses
+        heard = one.apply(noisy)
+        assert len(heard) == one.num_samples(len(noisy)) == before + len(noisy) + after
+        assert np.array_equal(heard[before : before + len(noisy)], noisy)
+        assert np.array_equal(heard, drawn(name, PAUSES).apply(noisy)) and max(before, after) <= 6_400
+        for quiet in (heard[:before], heard[before + len(noisy) :]):
+            assert len(quiet) < 1_000 or 0.016 < quiet.std() < 0.022
+        number[before + after > 0] += 1
+        assert drawn(name, PAUSES).speed == 1.0 and drawn(name, FULL).pauses == (0, 0)
+    assert 25 < number[True] < 55
+    assert not drawn("0", AugmentConfig(pauses=PauseConfig(share=1.0))).apply(np.zeros(900, np.float32)).any()
 
 
 def test_shares_ratios_and_bands_are_those_of_the_recipe():
@@ -114,13 +141,20 @@ def test_packs_are_planned_with_the_lengths_that_an_epoch_hears(examples, prompt
         for example, length in zip(examples, reader.lengths(examples, epoch), strict=True):
             assert reader.pack([example], epoch).num_tokens == length != example.num_tokens
     assert reader.lengths(examples, 0) != reader.lengths(examples, 1)
+    reader = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=PAUSES, seed=4)
+    longer = 0
+    for example, length in zip(examples, reader.lengths(examples, 0), strict=True):
+        assert reader.pack([example], 0).num_tokens == length >= example.num_tokens
+        assert length <= example.tokens_of(example.longest(PAUSES)) == reader.longest_pack([example]).num_tokens
+        longer += length > example.num_tokens
+    assert 0 < longer < len(examples)
 
 
 def test_the_longest_pack_has_every_utterance_at_the_slowest_speed(examples, prompt, loaded):
     reader = PackReader(FAMILY, prompt.frame, loaded.extractor, augment=AugmentConfig(speeds=(0.8, 1.25)), seed=4)
     for example in examples[:3]:
         pack, heard = reader.longest_pack([example]), reader.pack([example])
-        assert pack.num_tokens == example.tokens_at(0.8) > example.num_tokens
+        assert pack.num_tokens == example.tokens_of(round(example.num_samples / 0.8)) > example.num_tokens
         assert pack.features.dtype == heard.features.dtype and pack.features.isfinite().all()
 
 

@@ -23,7 +23,15 @@ from shibolet.model.whisper.outline import OUTLINE as WHISPER
 from shibolet.model.whisper.prompt import MAX_CONTEXT_TOKENS
 from shibolet.records.files import read_jsonl
 from shibolet.speech.audio import encode_flac
-from shibolet.train.config import AugmentConfig, OptimizerConfig, PhaseConfig, Replay, ReplaySource, TrainConfig
+from shibolet.train.config import (
+    AugmentConfig,
+    OptimizerConfig,
+    PauseConfig,
+    PhaseConfig,
+    Replay,
+    ReplaySource,
+    TrainConfig,
+)
 from shibolet.train.data import TrainExample, read_examples
 from shibolet.train.fingerprint import fingerprint_of
 from shibolet.train.given import Drawing
@@ -181,9 +189,23 @@ def test_faster_speech_has_earlier_times(loaded: LoadedModel, tmp_path: Path):
     for epoch in range(12):
         drawn = examples[1].in_epoch(epoch)
         tokens = loaded.tokenizer.convert_ids_to_tokens(drawn.text_ids)
-        made[reader._decoder.speed(examples[1], epoch)] = (tokens[0], tokens[-1])
+        made[reader._decoder.augmentation(examples[1], epoch).speed] = (tokens[0], tokens[-1])
         assert reader.lengths([drawn], epoch) == [examples[1].num_tokens]
     assert made == {0.8: ("<|0.12|>", "<|1.12|>"), 1.25: ("<|0.08|>", "<|0.72|>")}
+
+
+def test_speech_after_a_pause_has_later_times(loaded: LoadedModel, tmp_path: Path):
+    augment = AugmentConfig(pauses=PauseConfig(share=0.7, most_s=2.0))
+    config = settings(augment=augment, previous_text_frac=0.0, timestamps_frac=1.0)
+    examples, reader = examples_of(loaded, tmp_path, config)
+    later_s = set()
+    for epoch in range(12):
+        tokens = loaded.tokenizer.convert_ids_to_tokens(examples[1].in_epoch(epoch).text_ids)
+        before, _ = reader._decoder.augmentation(examples[1], epoch).pauses
+        first_s, last_s = (float(token.strip("<|>")) - at_s for token, at_s in ((tokens[0], 0.1), (tokens[-1], 0.9)))
+        assert abs(first_s - before / 16_000) <= 0.0101 and abs(last_s - before / 16_000) <= 0.0101
+        later_s.add(round(first_s, 1))
+    assert 0.0 in later_s and max(later_s) > 1.0
 
 
 def test_only_what_is_drawn_makes_another_training(loaded: LoadedModel, tmp_path: Path):
@@ -191,6 +213,10 @@ def test_only_what_is_drawn_makes_another_training(loaded: LoadedModel, tmp_path
     config = settings()
     assert not {"previous_text_frac", "timestamps_frac"} & config.identity().keys()
     assert settings(timestamps_frac=0.5).identity()["timestamps_frac"] == 0.5
+    augment = AugmentConfig(speeds=(0.9, 1.1))
+    assert "pauses" not in settings(augment=augment).identity()["augment"]
+    paused = augment.model_copy(update={"pauses": PauseConfig()})
+    assert settings(augment=paused).identity()["augment"]["pauses"] == {"share": 0.5, "most_s": 1.0}
     assert Drawing.of(config, WHISPER, 0) == Drawing(0.5, 0.5, 0, None) and Drawing.of(config, QWEN, 0) is None
     rows = [ROWS[0], (ROWS[0][0], "אחר", ROWS[0][2]), (ROWS[0][0], *ROWS[0][:1], ROWS[0][2].replace("0.40", "0.42"))]
     made = [examples_of(loaded, tmp_path, rows=[row])[0] for row in [*rows, (ROWS[0][0], None, None)]]

@@ -16,7 +16,7 @@ from shibolet.model.family import LoadedModel
 from shibolet.model.qwen3_asr.family import FAMILY
 from shibolet.model.qwen3_asr.packed import Pack, packed_attention
 from shibolet.records.documents.training import DevRates
-from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PhaseConfig
+from shibolet.train.config import AugmentConfig, OutOfMemoryConfig, PauseConfig, PhaseConfig
 from shibolet.train.ladder import MemoryLadder
 from shibolet.train.objective import PackLoss, TrainStep
 from shibolet.train.objectives.transcribe import Transcribe
@@ -143,10 +143,14 @@ def test_every_rung_is_taken_in_order_and_only_where_the_recipe_allows_it(
         run(base_dir, prepared_dir, tmp_path / "none", tiny_config())
 
 
-def test_slow_speech_is_longer_and_fits_its_packs_all_the_same(base_dir, prepared_dir, tmp_path, examples, monkeypatch):
-    """One utterance a pack is the last step of the ladder, of its length at the slowest speed."""
-    slow = tiny_config(lora=without_dropout(), augment=AugmentConfig(speeds=(0.5,)), pack_tokens=4096)
-    longest = max(example.tokens_at(0.5) for example in examples)
+@pytest.mark.parametrize("augment", [AugmentConfig(speeds=(0.5,)), AugmentConfig(pauses=PauseConfig(share=1.0))])
+def test_slow_speech_and_pauses_are_longer_and_fit_their_packs_all_the_same(
+    base_dir, prepared_dir, tmp_path, examples, monkeypatch, augment
+):
+    """One utterance a pack is the last step of the ladder, of its length at the slowest speed with its pauses."""
+    slow = tiny_config(lora=without_dropout(), augment=augment, pack_tokens=4096)
+    longest = max(example.tokens_of(example.longest(augment)) for example in examples)
+    assert longest > max(example.num_tokens for example in examples)
     failed = limit(monkeypatch, lambda model, pack: pack.num_tokens <= longest)
     run(base_dir, prepared_dir, tmp_path / "out", slow)
     assert failed and f"packs of at most {longest} tokens" in told(tmp_path / "out")[-1]

@@ -115,8 +115,8 @@ class Frame(Protocol):
         """
         ...
 
-    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
-        """A text between timestamps, of audio that is played so much faster; as many tokens at every speed."""
+    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0, quiet_s: float = 0.0) -> list[int]:
+        """A text between timestamps, of audio that is played so much faster, after quiet; always as many tokens."""
         ...
 
 

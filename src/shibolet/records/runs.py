@@ -4,6 +4,7 @@ from pathlib import Path
 
 from shibolet.records.runfolder import RunFolder
 
+MANIFEST = "manifest.jsonl"  # of what prepare kept
 SEED = "seed"  # among the inputs of a training
 
 
@@ -24,3 +25,9 @@ def stage_of(model: Path, run: RunFolder) -> str:
 def seed_of(run: Path) -> int | None:
     """The seed of the training in a run folder, whatever its recipe says since; None where none was begun."""
     return RunFolder(run).inputs("train").get(SEED)
+
+
+def prepared_of(model: str) -> Path | None:
+    """The `prepared/` of the run folder that a model was trained in; None for any other model."""
+    run = run_of(Path(model))
+    return run.prepared if run and (run.prepared / MANIFEST).is_file() else None

@@ -18,9 +18,10 @@ from shibolet.records.documents.comparison import Named
 from shibolet.records.documents.training import TrainResult
 from shibolet.records.files import hash_file, make_folder
 from shibolet.records.names import check_name
+from shibolet.records.runs import prepared_of
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.scorers import language_of
-from shibolet.rounds.shared import Round, prepared_of
+from shibolet.rounds.shared import Round
 from shibolet.rounds.tuning import bonferroni_level, dev_utterances
 from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.text import get_language

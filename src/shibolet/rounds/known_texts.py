@@ -20,10 +20,11 @@ from shibolet.records.audited import Audited
 from shibolet.records.files import hash_json, make_folder, write_bytes
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.runs import prepared_of
 from shibolet.records.shards import read_shard
 from shibolet.records.utterance import AudioRef, Utterance
 from shibolet.report.recipe import ShownRecipe
-from shibolet.rounds.shared import Round, prepared_of
+from shibolet.rounds.shared import Round
 from shibolet.speech.audio import encode_flac, load
 from shibolet.speech.text import get_language
 

@@ -1,7 +1,9 @@
 """Long utterances heard again by the writer of `label`, so that they are cut by what a better model hears in them.
 
-The verdict stays the audit's, whose calibration knows its own recogniser alone. What changes is which words of a long
-text count as heard, and where: so pieces that the audit's recogniser did not follow may train.
+The verdict stays the audit's, whose calibration knows its own recogniser alone, and so do the times of the words where
+it has some: a writer may know none, and an aligner alone drifts in what is longer than it takes. What changes is which
+words of a long text count as heard, where it heard more of them: so pieces that the audit's recogniser did not follow
+may train.
 """
 
 from dataclasses import replace
@@ -14,6 +16,8 @@ from shibolet.rounds.auditing import tell_lost
 from shibolet.rounds.fit import writer_and_listener
 from shibolet.rounds.judged import Judged
 from shibolet.rounds.shared import Round
+from shibolet.scoring.counts import count_words
+from shibolet.speech.text import Language, get_language
 
 if TYPE_CHECKING:
     from shibolet.audit.clip import Evidence
@@ -22,9 +26,10 @@ STAGE = "hear-long"
 
 
 def do_hear_long(current: Round, by: Judged) -> Path:
-    """The table of utterances longer than `prepare.max_duration_s`, with what the writer heard and the aligner's times.
+    """The table of utterances longer than `prepare.max_duration_s`, with what the writer heard.
 
-    One in which it heard nothing, or that it cannot hear, is not in the table: the audit's row of it stands.
+    One of which it did not hear more than the audit's recogniser, by the words that are written, is not in the table:
+    the audit's row of it stands. A model of short clips hears the beginning of long ones alone.
     """
     from shibolet.audit.hearing import Listener
     from shibolet.audit.stage import hear_long
@@ -48,16 +53,28 @@ def do_hear_long(current: Round, by: Judged) -> Path:
         verdicts = {id: one.row for id, one in by.rows().among([u.id for u in long]).items()}
         with current.track("hear what is long again") as progress:
             heard = hear_long([u for u in long if u.id in verdicts], listener, recipe.language, progress)
-        rows = [_as_heard(verdicts[id], evidence) for id, evidence in heard.items() if evidence.signals]
+        rows = [
+            _as_heard(verdicts[id], evidence)
+            for id, evidence in heard.items()
+            if evidence.signals and _is_nearer(evidence.hypothesis, verdicts[id], get_language(recipe.language))
+        ]
         write_audited(path, rows)
         tell_lost(current, listener)
         current.finish(stage, Work(clips=listener.num_clips, heard=listener.num_heard))
     return path
 
 
+def _is_nearer(hypothesis: str, row: Audited, spoken: Language) -> bool:
+    """Whether it has fewer word errors against the text than what the audit's recogniser heard, if that heard it."""
+    if row.hypothesis is None:
+        return True
+    text, new, old = map(spoken.to_scoring, (row.text, hypothesis, row.hypothesis))
+    return count_words(text, new).errors < count_words(text, old).errors
+
+
 def _as_heard(row: Audited, evidence: "Evidence") -> Audited:
-    """The audit's row with another hypothesis, and with times where the listeners know them."""
-    has_times = len(evidence.starts_s) == len(row.words)
+    """The audit's row with another hypothesis, and with times where only these listeners know them."""
+    has_times = not row.starts_s and len(evidence.starts_s) == len(row.words)
     times = {"starts_s": evidence.starts_s, "ends_s": evidence.ends_s} if has_times else {}
     return replace(row, hypothesis=evidence.hypothesis, **times)
 

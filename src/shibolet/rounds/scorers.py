@@ -11,8 +11,9 @@ from shibolet.records.documents.scores import Scores
 from shibolet.records.documents.timings import Work
 from shibolet.records.files import hash_file, hash_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.runs import MANIFEST
 from shibolet.records.utterance import Utterance
-from shibolet.rounds.shared import MANIFEST, Round
+from shibolet.rounds.shared import Round
 from shibolet.speech.sources import DataSource
 from shibolet.speech.text import get_language
 

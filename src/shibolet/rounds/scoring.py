@@ -12,11 +12,12 @@ from shibolet.records.documents.comparison import Comparison, Named
 from shibolet.records.documents.scores import Overlap, Scores
 from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.runfolder import RunFolder
+from shibolet.records.runs import prepared_of
 from shibolet.rounds.doubting import do_audit_sets, do_doubtful, doubted
 from shibolet.rounds.fit import untold_style
 from shibolet.rounds.non_speech import do_non_speech, non_speech_stage, read_non_speech
 from shibolet.rounds.scorers import language_of, scores_of
-from shibolet.rounds.shared import Round, Track, prepared_of, untracked
+from shibolet.rounds.shared import Round, Track, untracked
 from shibolet.scoring.rows import ScoredRow
 from shibolet.speech.sources import manifest_at
 from shibolet.speech.text import get_language

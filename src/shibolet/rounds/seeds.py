@@ -8,8 +8,8 @@ from shibolet.errors import RecipeError
 from shibolet.records.candidate import Candidate, Model
 from shibolet.records.differences import differing, first
 from shibolet.records.runfolder import RunFolder
-from shibolet.records.runs import SEED, run_of, seed_of, stage_of
-from shibolet.rounds.shared import Round, prepared_of
+from shibolet.records.runs import SEED, prepared_of, run_of, seed_of, stage_of
+from shibolet.rounds.shared import Round
 
 # Of the inputs of a training and of its data: what may differ between two seeds, and what follows from it.
 _MAY_DIFFER = {SEED, "prepared", "verdicts"}

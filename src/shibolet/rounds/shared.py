@@ -19,7 +19,7 @@ from shibolet.records.files import cache_dir, hash_json
 from shibolet.records.ledger import LedgerLine, count_by_rule
 from shibolet.records.objects import exists
 from shibolet.records.runfolder import RunFolder, Stage
-from shibolet.records.runs import run_of, seed_of
+from shibolet.records.runs import MANIFEST, seed_of
 from shibolet.records.spilled import SpilledList
 from shibolet.records.utterance import Utterance
 from shibolet.rounds.mirroring import evidence_shared, mirrored
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from shibolet.listen.lazy import Engines
     from shibolet.train.launch import Ranks
 
-MANIFEST = "manifest.jsonl"  # of what prepare kept
 DEMO = "demo"  # the recipe of `shibolet demo`
 
 Progress = Callable[[int, int], None]  # done, in all (0: not known)
@@ -397,9 +396,3 @@ def open_shard(
     keep_the_demo_apart(recipe, folder)
     with evidence_shared(folder.path, mirror, tell), closing(Round(recipe, folder, tell, track)) as current:
         yield current
-
-
-def prepared_of(model: str) -> Path | None:
-    """The `prepared/` of the run folder that a model was trained in; None for any other model."""
-    run = run_of(Path(model))
-    return run.prepared if run and (run.prepared / MANIFEST).is_file() else None

@@ -1,7 +1,7 @@
 """What happens to speech on its way: noise, a narrow band, a lossy codec, another speed, another level.
 
 Pure functions of float32 mono samples at 16 kHz; chance comes in as `rng`. Lengths and positions stay, except under
-`change_speed`.
+`change_speed` and `add_quiet`.
 """
 
 import io
@@ -18,6 +18,7 @@ NOISE_KINDS: tuple[NoiseKind, ...] = ("white", "pink", "babble")
 Codec = Literal["opus", "mp3"]
 # codec -> encoder, container, encoder's options. Opus at complexity 2 takes half the time of the default 10.
 CODECS = {"opus": ("libopus", "ogg", {"compression_level": "2"}), "mp3": ("libmp3lame", "mp3", {})}
+_QUIET_SAMPLES = 400  # 25 ms, of which the quietest has the level of a room or a channel
 _FFT_BLOCK = 4096  # noise is made in multiples of it: a transform of prime length takes several times as long
 
 
@@ -50,6 +51,14 @@ def add_noise(samples: np.ndarray, snr_db: float, kind: NoiseKind, rng: np.rando
     """Samples with noise at this ratio of mean powers, pauses included; silence stays silent."""
     level = np.sqrt(np.mean(samples.astype(np.float64) ** 2)) * 10 ** (-snr_db / 20) if len(samples) else 0.0
     return (samples + level * make_noise(len(samples), kind, rng)).astype(np.float32)
+
+
+def add_quiet(samples: np.ndarray, pauses: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """So many samples of white noise before and after, as loud as the quietest 25 ms of these."""
+    whole = len(samples) // _QUIET_SAMPLES * _QUIET_SAMPLES
+    powers = np.mean(samples[:whole].reshape(-1, _QUIET_SAMPLES).astype(np.float64) ** 2, axis=1)
+    quiet = np.sqrt(min(powers, default=0.0)) * rng.standard_normal(sum(pauses))
+    return np.concatenate([quiet[: pauses[0]], samples, quiet[pauses[0] :]]).astype(np.float32)
 
 
 def band_limit(samples: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:

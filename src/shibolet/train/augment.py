@@ -9,8 +9,9 @@ import numpy as np
 
 from shibolet.model.protocols import SpecMask
 from shibolet.speech import augment as channel
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.packets import through_call
-from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, SpecAugmentConfig
+from shibolet.train.config import AugmentConfig, CodecConfig, NoiseConfig, PauseConfig, SpecAugmentConfig
 from shibolet.train.data import TrainExample, samples_at
 from shibolet.train.draws import Stream, generator
 
@@ -32,12 +33,24 @@ class Augmentation:
         speeds = self.config.speeds
         return float(speeds[self._rng(Stream.SPEED).integers(len(speeds))]) if speeds else 1.0
 
+    @property
+    def pauses(self) -> tuple[int, int]:
+        """Samples of quiet before and after what is said."""
+        return _drawn_pauses(self.config.pauses, self._rng(Stream.PAUSE))
+
+    def num_samples(self, given: int) -> int:
+        """How many samples this epoch hears of so many; known before its audio is."""
+        return samples_at(self.speed, given) + sum(self.pauses)
+
     def apply(self, samples: np.ndarray) -> np.ndarray:
-        """The samples as this epoch hears them, `samples_at(speed)` of them."""
+        """The samples as this epoch hears them, `num_samples` of them."""
         if (speed := self.speed) != 1.0:
             wanted = samples_at(speed, len(samples))
             samples = channel.change_speed(samples, speed)[:wanted]
             samples = np.pad(samples, (0, wanted - len(samples)))
+        rng = self._rng(Stream.PAUSE)
+        if any(pauses := _drawn_pauses(self.config.pauses, rng)):
+            samples = channel.add_quiet(samples, pauses, rng)
         if self.config.noise:
             samples = _noisy(samples, self.config.noise, self._rng(Stream.NOISE))
         if self.config.codec:
@@ -55,12 +68,21 @@ class Augmentation:
 
 
 def augmentation_of(config: AugmentConfig | None, seed: int, example: TrainExample, epoch: int) -> Augmentation | None:
-    """What the epoch does to an utterance; one that would be too long at some speeds hears the others."""
+    """What the epoch does to an utterance; one that would be too long at some speeds or with pauses has none such."""
     if config is None:
         return None
     if not all(map(example.fits_at, config.speeds)):
         config = config.model_copy(update={"speeds": tuple(filter(example.fits_at, config.speeds))})
+    if config.pauses and not example.fits_at(config.slowest_speed, config.longest_pauses_s):
+        config = config.model_copy(update={"pauses": None})
     return Augmentation(config, seed, epoch, example.id)
+
+
+def _drawn_pauses(config: PauseConfig | None, rng: np.random.Generator) -> tuple[int, int]:
+    if config is None or rng.random() >= config.share:
+        return 0, 0
+    before, after = (round(pause_s * SAMPLE_RATE_HZ) for pause_s in rng.uniform(0, config.most_s, 2))
+    return before, after
 
 
 def _noisy(samples: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -> np.ndarray:

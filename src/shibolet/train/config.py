@@ -98,6 +98,14 @@ class OutOfMemoryConfig(Config):
     decoder_layers: int | None = Field(None, gt=0)
 
 
+class PauseConfig(Config):
+    """Quiet before and after what is said, as recordings have it that are not cut to their words."""
+
+    share: float = Field(0.5, ge=0, le=1)  # share of the utterances of an epoch that get pauses
+    # Longest pause in seconds; one before and one after are drawn evenly from 0
+    most_s: float = Field(1.0, gt=0, le=5)
+
+
 class NoiseConfig(Config):
     """Noise at a signal-to-noise ratio (of mean powers) that is drawn for each utterance."""
 
@@ -156,6 +164,7 @@ class AugmentConfig(Config):
 
     # Factors of speed and pitch, one is drawn for each utterance; 1.0 leaves it as it is
     speeds: tuple[float, ...] = ()
+    pauses: PauseConfig | None = None  # quiet at both ends, at the level of the quietest there is; null: off
     noise: NoiseConfig | None = None  # noise that is added; null: off
     codec: CodecConfig | None = None  # codecs and telephone bands, after the noise; null: off
     spec_augment: SpecAugmentConfig | None = None  # masks on the features, after all else; null: off
@@ -164,9 +173,14 @@ class AugmentConfig(Config):
     def slowest_speed(self) -> float:
         return min(self.speeds, default=1.0)
 
+    @property
+    def longest_pauses_s(self) -> float:
+        """Both pauses of an utterance together."""
+        return 2 * self.pauses.most_s if self.pauses else 0.0
+
     @model_validator(mode="after")
     def _can_be_meant(self) -> "AugmentConfig":
-        if not (self.speeds or self.noise or self.codec or self.spec_augment):
+        if not (self.speeds or self.pauses or self.noise or self.codec or self.spec_augment):
             raise RecipeError("train.augment has no setting that is on; leave it out")
         if bad := [factor for factor in self.speeds if not 0.5 <= factor <= 2]:
             raise RecipeError(f"train.augment.speeds: {bad[0]} is outside 0.5 to 2")
@@ -281,11 +295,6 @@ class TrainConfig(Config):
     # Machine -> cost in US dollars that others expect; `shibolet plan` says why its own differs
     specified_usd: Mapping[str, float] = {}
 
-    @property
-    def slowest_speed(self) -> float:
-        """The factor at which training hears an utterance longest."""
-        return self.augment.slowest_speed if self.augment else 1.0
-
     def objective_of(self, phase: PhaseConfig) -> ObjectiveName:
         """What a phase minimises."""
         return phase.objective or self.objective
@@ -320,9 +329,8 @@ class TrainConfig(Config):
         # What is not named has no entry: trainings of before there were these settings are the same ones.
         unnamed = [name for name in _LATER if getattr(self, name) is None]
         phases = {place: {"objective"} for place, phase in enumerate(self.phases) if phase.objective is None}
-        found = self.model_dump(
-            mode="json", exclude={**dict.fromkeys([*FREE_TO_CHANGE, *unnamed], True), "phases": phases}
-        )
+        parts = {"phases": phases} | ({"augment": {"pauses"}} if self.augment and self.augment.pauses is None else {})
+        found = self.model_dump(mode="json", exclude={**dict.fromkeys([*FREE_TO_CHANGE, *unnamed], True), **parts})
         if self.context and self.context.file:  # its terms decide, wherever the file lies
             terms = hash_json(read_terms(self.context.file))
             found |= {"context": self.context.model_dump(mode="json") | {"file": terms}}

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shibolet.errors import DataError
 from shibolet.model.outline import Outline
@@ -13,6 +13,9 @@ from shibolet.records.ledger import LedgerLine
 from shibolet.records.shards import has_columns, read_shard
 from shibolet.records.utterance import AudioRef
 from shibolet.speech.audio import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from shibolet.train.config import AugmentConfig
 
 TAUGHT = "teacher/"  # before the id of an utterance that has a teacher's text
 TOLERANCE_S = 0.05  # by which decoded audio may differ from the table's duration
@@ -77,23 +80,30 @@ class TrainExample:
         """The utterance with what the epoch gives its decoder and asks of it."""
         return self.forms.in_epoch(self, epoch) if self.forms else self
 
-    def fits_at(self, speed: float) -> bool:
-        """Whether the audio that much faster is no longer than the family takes; at its own speed it never is."""
-        most = self.family.max_samples
-        return speed == 1.0 or most is None or samples_at(speed, self.num_samples + TOLERANCE_SAMPLES) <= most
+    def fits_at(self, speed: float, pauses_s: float = 0.0) -> bool:
+        """Whether that much faster and with pauses it is no longer than the family takes; as it is, it never is."""
+        most, pauses = self.family.max_samples, round(pauses_s * SAMPLE_RATE_HZ)
+        is_as_it_is = speed == 1.0 and not pauses
+        return is_as_it_is or most is None or samples_at(speed, self.num_samples + TOLERANCE_SAMPLES) + pauses <= most
 
-    def frames_at(self, speed: float) -> int:
-        """Frames of the audio that much faster, by the table's duration."""
-        if speed == 1.0:
-            return self.num_frames
-        return self.family.num_frames(samples_at(speed, self.num_samples))
+    def longest(self, augment: "AugmentConfig | None") -> int:
+        """Samples of the audio as an epoch hears it longest, by the table's duration."""
+        if augment is None:
+            return self.num_samples
+        pauses = round(augment.longest_pauses_s * SAMPLE_RATE_HZ)
+        longest = samples_at(augment.slowest_speed, self.num_samples) + pauses
+        return max(self.num_samples, min(longest, self.family.max_samples or longest))
 
-    def tokens_at(self, speed: float) -> int:
-        """Length of the sequence with the audio that much faster."""
-        if speed == 1.0:
+    def frames_of(self, num_samples: int) -> int:
+        """Frames of its audio where an epoch hears so many samples."""
+        return self.num_frames if num_samples == self.num_samples else self.family.num_frames(num_samples)
+
+    def tokens_of(self, num_samples: int) -> int:
+        """Length of the sequence where an epoch hears so many samples."""
+        if num_samples == self.num_samples:
             return self.num_tokens
         num_audio_tokens = self.family.num_audio_tokens
-        return self.num_tokens + num_audio_tokens(self.frames_at(speed)) - num_audio_tokens(self.num_frames)
+        return self.num_tokens + num_audio_tokens(self.frames_of(num_samples)) - num_audio_tokens(self.num_frames)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     LOSS = 4  # of packets
     GIVEN = 5  # previous text, and timestamps
     CONTEXT = 6
+    PAUSE = 7
 
 
 def generator(seed: int, epoch: int, utterance_id: str, stream: Stream) -> np.random.Generator:

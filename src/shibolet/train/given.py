@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from shibolet.errors import RecipeError
 from shibolet.model.outline import Outline
 from shibolet.model.protocols import Frame, Targets, TimedIds
+from shibolet.speech.audio import SAMPLE_RATE_HZ
 from shibolet.speech.whisper_slices import parse_slice
 from shibolet.train.augment import augmentation_of
 from shibolet.train.config import AugmentConfig, TrainConfig
 from shibolet.train.data import TrainExample
 from shibolet.train.draws import Stream, generator
+
+AS_IT_IS = 1.0, 0.0  # how much faster an utterance is heard, and the seconds of quiet before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Drawing:
     previous_frac: float
     timestamps_frac: float
     seed: int
-    augment: AugmentConfig | None  # faster speech has earlier times
+    augment: AugmentConfig | None  # faster speech has earlier times, speech after a pause has later ones
 
     @classmethod
     def of(cls, config: TrainConfig, family: Outline, seed: int) -> "Drawing | None":
@@ -59,10 +62,10 @@ class Drawing:
         drawn = generator(self.seed, epoch, example.id, Stream.GIVEN).random(2)
         return bool(drawn[0] < self.previous_frac), bool(drawn[1] < self.timestamps_frac)
 
-    def speed(self, example: TrainExample, epoch: int) -> float:
-        """The factor by which the epoch hears it faster."""
+    def timing(self, example: TrainExample, epoch: int) -> tuple[float, float]:
+        """The factor by which the epoch hears it faster, and the seconds of quiet before it."""
         augmentation = augmentation_of(self.augment, self.seed, example, epoch)
-        return augmentation.speed if augmentation else 1.0
+        return (augmentation.speed, augmentation.pauses[0] / SAMPLE_RATE_HZ) if augmentation else AS_IT_IS
 
     def beside(self, rows: Iterable[tuple[str | None, str | None]], targets: Targets) -> Iterator[Beside]:
         """What each utterance's previous text and text between timestamps are in tokens, where they are ever drawn."""
@@ -114,16 +117,18 @@ class Forms:
     def in_epoch(self, example: TrainExample, epoch: int) -> TrainExample:
         """The utterance as the epoch has it."""
         with_previous, timed = self.drawing.draw(example, epoch)
-        speed = self.drawing.speed(example, epoch) if timed and self.segments else 1.0
-        return self._laid(example, with_previous, timed, speed)
+        timing = self.drawing.timing(example, epoch) if timed and self.segments else AS_IT_IS
+        return self._laid(example, with_previous, timed, timing)
 
     def longest(self, example: TrainExample) -> TrainExample:
         """The utterance as it is longest; epochs are drawn from that."""
-        return replace(self._laid(example, True, True, 1.0), forms=self)
+        return replace(self._laid(example, True, True, AS_IT_IS), forms=self)
 
-    def _laid(self, example: TrainExample, with_previous: bool, timed: bool, speed: float) -> TrainExample:
+    def _laid(
+        self, example: TrainExample, with_previous: bool, timed: bool, timing: tuple[float, float]
+    ) -> TrainExample:
         timed = timed and bool(self.segments)
-        text_ids = array("i", self.frame.with_times(self.segments, speed)) if timed else self.text_ids
+        text_ids = array("i", self.frame.with_times(self.segments, *timing)) if timed else self.text_ids
         frame = self.frame.given(self.previous_ids if with_previous else (), timed)
         family = example.family
         return replace(

@@ -15,6 +15,7 @@ from shibolet.model.spans import LayerSpan
 from shibolet.records.ledger import LedgerLine
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
+from shibolet.train.memory import sizes_of
 from shibolet.train.packing import fullest
 from shibolet.train.state import Decisions
 
@@ -37,8 +38,8 @@ class MemoryLadder:
         self._config, self._num_decoder_layers = config.on_out_of_memory, num_decoder_layers
         self._spread_parts = spread_parts
         # As long as any epoch has it.
-        self._lengths = [example.tokens_at(config.slowest_speed) for example in examples]
-        self._num_frames = [example.frames_at(config.slowest_speed) for example in examples]
+        sizes = sizes_of(examples, config.augment)
+        self._lengths, self._num_frames = [size[0] for size in sizes], [size[1] for size in sizes]
 
     @property
     def pack_tokens(self) -> int:

@@ -19,6 +19,8 @@ from shibolet.train.packing import divide, fullest, packs_of
 if TYPE_CHECKING:
     import torch
 
+    from shibolet.train.config import AugmentConfig
+
 GIB = 2**30
 BLOCK_NUMEL = 1 << 26  # numbers that ranks exchange at once
 SLOTS = 2  # blocks of gradients under way at once
@@ -56,9 +58,10 @@ MEAN_S, MIN_S, MAX_S = 5.8, 0.5, 15.0
 Sizes = tuple[int, int, int]  # tokens, frames and labels of an utterance
 
 
-def sizes_of(examples: Sequence[TrainExample], speed: float = 1.0) -> list[Sizes]:
-    """The sizes of utterances with their audio that much faster."""
-    return [(e.tokens_at(speed), e.frames_at(speed), e.num_targets) for e in examples]
+def sizes_of(examples: Sequence[TrainExample], augment: "AugmentConfig | None" = None) -> list[Sizes]:
+    """The sizes of utterances, as an epoch hears them longest."""
+    longest = [example.longest(augment) for example in examples]
+    return [(e.tokens_of(most), e.frames_of(most), e.num_targets) for e, most in zip(examples, longest, strict=True)]
 
 
 def assumed_sizes(family: Outline, num: int, seed: int = 0) -> list[Sizes]:

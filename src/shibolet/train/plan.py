@@ -128,7 +128,7 @@ def _phases(
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it; `timed` are utterances of some steps."""
     sizes = _sizes(examples, model)
-    longest_sizes = sizes_of(examples, config.slowest_speed) if examples else sizes
+    longest_sizes = sizes_of(examples, config.augment) if examples else sizes
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
     described = [_phase(phase, config, model, per_epoch, gpus.number, teacher) for phase in config.phases]
     gib = gpus.memory_gib

@@ -23,7 +23,7 @@ from shibolet.model.protocols import Frame, Movable, Pack, SpecMask
 from shibolet.speech.audio import SAMPLE_RATE_HZ, load
 from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import AugmentConfig
-from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample, samples_at
+from shibolet.train.data import TOLERANCE_SAMPLES, TrainExample
 from shibolet.train.encoder_cache import EncoderCache
 from shibolet.train.launch import begin_to_load_workers
 from shibolet.train.objective import Needs
@@ -88,9 +88,7 @@ class Decoder(Dataset):
 
     def longest(self, examples: Sequence[TrainExample]) -> Decoded:
         """A pack of these utterances as long as any epoch has them, silent: their audio is not read."""
-        speed = self._augment.slowest_speed if self._augment else 1.0
-        lengths = [samples_at(speed, example.num_samples) for example in examples]
-        clips = [np.zeros(min(length, self._family.max_samples or length), np.float32) for length in lengths]
+        clips = [np.zeros(example.longest(self._augment), np.float32) for example in examples]
         frames = self._frames(clips)
         return Decoded(self.lay_out(examples, frames), frames, self._family.lay_samples(clips, None, self._num_bins))
 
@@ -101,10 +99,10 @@ class Decoder(Dataset):
         """What the epoch does to an utterance."""
         return augmentation_of(self._augment, self._seed, example, epoch)
 
-    def speed(self, example: TrainExample, epoch: int) -> float:
-        """The factor by which the epoch hears an utterance faster."""
+    def num_samples(self, example: TrainExample, epoch: int) -> int:
+        """How many samples the epoch hears of an utterance, by the table's duration."""
         drawn = self.augmentation(example, epoch)
-        return drawn.speed if drawn else 1.0
+        return drawn.num_samples(example.num_samples) if drawn else example.num_samples
 
     def clip(self, example: TrainExample, epoch: int) -> np.ndarray:
         """The samples of an utterance as the epoch hears them."""
@@ -199,7 +197,7 @@ class PackReader:
 
     def lengths(self, examples: Sequence[TrainExample], epoch: int) -> list[int]:
         """Tokens of each sequence as the epoch hears it."""
-        return [example.tokens_at(self._decoder.speed(example, epoch)) for example in examples]
+        return [example.tokens_of(self._decoder.num_samples(example, epoch)) for example in examples]
 
     def enter_phase(self, step: int, upcoming: Callable[[], Iterable[PackRequest]]) -> None:
         """Read ahead in this order, and keep encoder states while no encoder trains."""

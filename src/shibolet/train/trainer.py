@@ -293,7 +293,7 @@ class GradualUnfreezeTrainer:
             if requests:
                 optimizer.assert_gradients()
         except torch.OutOfMemoryError:
-            return replace(ran, failed_tokens=sum(e.tokens_at(self.config.slowest_speed) for e in examples))
+            return replace(ran, failed_tokens=sum(e.tokens_of(e.longest(self.config.augment)) for e in examples))
         return ran
 
     def _fault(self, loss: float | None, norm: float, requests: Sequence[PackRequest], losses: Sequence[Tensor]) -> str:

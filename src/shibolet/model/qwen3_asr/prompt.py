@@ -78,7 +78,7 @@ class TranscriptionFrame:
         line = self.line_ids if rest[0] != self.end_id else ()
         return replace(self, before=[*head, *previous[-MAX_PREVIOUS_TOKENS:], *line, *rest])
 
-    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
+    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0, quiet_s: float = 0.0) -> list[int]:
         raise ModelError("a Qwen3-ASR writes no timestamps")
 
 

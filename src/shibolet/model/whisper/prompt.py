@@ -56,10 +56,10 @@ class TranscriptionFrame:
         asked = self.prompt[:-1] if timed else self.prompt
         return replace(self, prompt=array("i", [*before, *asked]))  # a training holds one for each utterance
 
-    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0) -> list[int]:
+    def with_times(self, segments: Sequence[TimedIds], speed: float = 1.0, quiet_s: float = 0.0) -> list[int]:
         """`<|start|> tokens <|end|>` of each segment, times rounded to 20 ms."""
         first = self.no_times_id + 1
-        time_id = lambda at_s: first + min(round(at_s / speed / _TIME_S), _NUM_TIMES - 1)  # noqa: E731
+        time_id = lambda at_s: first + min(round((quiet_s + at_s / speed) / _TIME_S), _NUM_TIMES - 1)  # noqa: E731
         return [id for start_s, end_s, ids in segments for id in (time_id(start_s), *ids, time_id(end_s))]
 
 
