@@ -8,8 +8,9 @@ hears these as `shibolet transcribe` does, and the same clips alone. The tiny mo
 lose words of two in a piece. So clips are of 2.7 to 4.6 s, of which a piece of `--piece-s` seconds holds one; `--any`
 takes all clips, of which pieces hold one or two.
 
-Prints a line of JSON a model: WER of the clips alone and in recordings, and how many texts did not end by themselves;
-then what recordings cost the student more than the teacher, in points, with the interval over speakers.
+Prints a line of JSON a model: WER of the clips alone, in recordings, and with quiet laid before or after each, and how
+many texts did not end by themselves; then what recordings cost the student more than the teacher, in points, with the
+interval over speakers.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from shibolet.speech.text import get_language
 HEBREW = get_language("Hebrew")
 SET = "test_clean"
 CLIPS, LEAST_S, PAUSE_S, CLIP_S = 12, 35.0, (0.4, 1.5), (2.7, 4.6)
+QUIET_S = ((0.25, 0), (0.5, 0), (0.75, 0), (0, 0.25), (0, 0.5), (0, 0.75))  # before and after a clip
 
 
 def recordings_of(corpus: Path, clip_s: tuple[float, float]) -> Iterator[list[Utterance]]:
@@ -48,12 +50,16 @@ def recordings_of(corpus: Path, clip_s: tuple[float, float]) -> Iterator[list[Ut
             yield clips[first : first + CLIPS]
 
 
+def quiet(seconds: float, rng: np.random.Generator) -> np.ndarray:
+    return (1e-4 * rng.standard_normal(round(seconds * audio.SAMPLE_RATE_HZ))).astype(np.float32)
+
+
 def write_recording(path: Path, clips: Sequence[np.ndarray], rng: np.random.Generator) -> float:
     """The clips with pauses of faint noise before them; seconds."""
     rate = audio.SAMPLE_RATE_HZ
     parts: list[np.ndarray] = []
     for clip in clips:
-        parts += [1e-4 * rng.standard_normal(round(rng.uniform(*PAUSE_S) * rate)), clip]
+        parts += [quiet(rng.uniform(*PAUSE_S), rng), clip]
     sf.write(path, np.concatenate(parts), rate)
     return sum(map(len, parts)) / rate
 
@@ -63,12 +69,25 @@ def heard(model: str, paths: Sequence[Path], clips: Sequence[Sequence[np.ndarray
     transcriber = Transcriber(load_recogniser(model), HEBREW.name)
     pieces: dict[Path, list] = {path: [] for path in paths}
     for one in hear_recordings(paths, transcriber, HEBREW, max_piece_s=piece_s):
+        if one.error is not None:
+            raise one.error
         if one.piece is not None:
             pieces[Path(one.path)].append(one.piece)
+    rng = np.random.default_rng(1)
+    laid = {
+        f"{before:g}/{after:g}": [
+            " ".join(
+                transcriber.transcribe([np.concatenate([quiet(before, rng), clip, quiet(after, rng)]) for clip in own])
+            )
+            for own in clips
+        ]
+        for before, after in QUIET_S
+    }
     alone = [transcriber.write(own) for own in clips]
     return {
         "recordings": [" ".join(piece.text for piece in own) for own in pieces.values()],
         "alone": [" ".join(one.text for one in own) for own in alone],
+        "quiet": laid,
         "endless_in_recordings": sum(piece.ending != "end" for own in pieces.values() for piece in own),
         "endless_alone": sum(one.ending != "end" for own in alone for one in own),
     }
@@ -82,7 +101,10 @@ def main() -> None:
     parser.add_argument("--piece-s", type=float, default=5.5)
     parser.add_argument("--any", action="store_true", help="clips of any length")
     args = parser.parse_args()
+    wer_pct = lambda counts: round(100 * sum(one.errors for one in counts) / lengths(counts).sum(), 2)  # noqa: E731
     chosen, rng = list(recordings_of(args.corpus, (0.0, np.inf) if args.any else CLIP_S)), np.random.default_rng(0)
+    if not chosen:
+        raise SystemExit(f"{args.corpus}: no speaker has {CLIPS} clips that fit; --any takes all")
     clips = [[audio.load(one.audio) for one in own] for own in chosen]
     said = [HEBREW.to_scoring(" ".join(one.text for one in own)) for own in chosen]
     counts: dict[tuple[str, str], list[EditCounts]] = {}
@@ -94,12 +116,13 @@ def main() -> None:
         for name, model in (("teacher", args.teacher), ("student", args.student)):
             found = heard(model, paths, clips, args.piece_s)
             line = {"model": name, "recordings": len(paths), "longest_s": round(max(took_s), 1)}
+            scored = lambda texts: [  # noqa: E731
+                count_words(right, HEBREW.to_scoring(text)) for right, text in zip(said, texts, strict=True)
+            ]
             for how in ("alone", "recordings"):
-                own = [
-                    count_words(right, HEBREW.to_scoring(text)) for right, text in zip(said, found[how], strict=True)
-                ]
-                counts[name, how] = own
-                line[f"wer_{how}_pct"] = round(100 * sum(one.errors for one in own) / lengths(own).sum(), 2)
+                counts[name, how] = scored(found[how])
+                line[f"wer_{how}_pct"] = wer_pct(counts[name, how])
+            line["wer_pct_with_quiet"] = {how: wer_pct(scored(texts)) for how, texts in found["quiet"].items()}
             print(json.dumps(line | {key: found[key] for key in found if key.startswith("endless")}), flush=True)
     cost = {name: differences(counts[name, "alone"], counts[name, "recordings"]) for name in ("teacher", "student")}
     (more,) = ratio_intervals(

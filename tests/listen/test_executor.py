@@ -290,6 +290,17 @@ def test_models_are_loaded_before_the_first_chunk_is_there_and_kept_for_it(tmp_p
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def touch(folder: Path) -> None:
+    (folder / f"decoder-{os.getpid()}").touch()
+
+
+def test_decoders_of_a_work_call_first_what_it_says(tmp_path: Path) -> None:
+    with processes(1) as process:
+        process.begin(Loading((), process.share(3), partial(touch, tmp_path)))
+        await_files(tmp_path, 3)
+        assert list(process.map(Ask(()), [0])) == [[]]
+
+
 def await_files(folder: Path, num: int) -> None:
     until = time.monotonic() + 60
     while len(list(folder.iterdir())) < num:

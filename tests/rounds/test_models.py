@@ -20,6 +20,7 @@ from shibolet.listen.executor import Processes
 from shibolet.listen.lazy import Lazy
 from shibolet.listen.open import open_recogniser, open_transcriber
 from shibolet.model import family
+from shibolet.model.fast.first_use import use_libraries
 from shibolet.model.folders import resolve
 from shibolet.recipe import load_recipe
 from shibolet.records import files
@@ -263,6 +264,32 @@ def test_ranks_that_died_while_they_waited_are_started_anew(opened, monkeypatch)
         current.gpus = 2
         current.start_ranks()
         assert current.take_ranks() is None and len(closed) == 1
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_ranks_that_wait_prepare_their_gpus_once_nobody_hears(opened, monkeypatch, is_done: bool):
+    """The first step of a rank waited four seconds for what a GPU loads at its first use."""
+    asked = []
+
+    class WaitingRanks:
+        are_alive = True
+
+        def __init__(self, num_ranks, get_ready) -> None: ...
+
+        def prepare(self, function) -> None:
+            asked.append(function)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(launch, "Ranks", WaitingRanks)
+    with opened() as current:
+        stages.end_hearing_ahead(current)
+        current.gpus = 2
+        current.start_ranks()
+        assert asked == []
+        monkeypatch.setattr(RunFolder, "finished", lambda folder, stage: is_done)
+        stages.end_hearing_ahead(current)
+    assert asked == ([] if is_done else [use_libraries])
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 10, 188])

@@ -1,6 +1,7 @@
 """An utterance sounds the same in an epoch whoever reads it, and as the recipe says."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tiny_run import tiny_config
 
 from shibolet.errors import RecipeError
 from shibolet.model.qwen3_asr.family import FAMILY
-from shibolet.train.augment import Augmentation
+from shibolet.train.augment import Augmentation, augmentation_of
 from shibolet.train.config import (
     AugmentConfig,
     CodecConfig,
@@ -80,6 +81,32 @@ def test_pauses_lie_at_both_ends_as_loud_as_the_quietest_there_is_and_all_else_s
         assert drawn(name, PAUSES).speed == 1.0 and drawn(name, FULL).pauses == (0, 0)
     assert 25 < number[True] < 55
     assert not drawn("0", AugmentConfig(pauses=PauseConfig(share=1.0))).apply(np.zeros(900, np.float32)).any()
+
+
+def test_what_would_be_longer_than_a_family_takes_has_no_pauses(examples, monkeypatch):
+    """A Whisper's 30 s are all that there is: a part of an utterance would train under the whole text."""
+    monkeypatch.setattr(type(FAMILY), "max_samples", 24_000 + 14_400)
+    config = AugmentConfig(speeds=(0.8, 1.0), pauses=PauseConfig(share=1.0, most_s=0.25))
+    seen = Counter()
+    for duration_s in np.linspace(0.5, 2.4, 200):
+        example = replace(examples[0], duration_s=float(duration_s), id=f"{duration_s:.4f}")
+        one = augmentation_of(config, 0, example, 0)
+        assert one.num_samples(example.num_samples) <= example.longest(config) <= 24_000 + 14_400
+        seen[sum(one.pauses) > 0, one.speed] += 1
+    assert set(seen) == {(True, 0.8), (True, 1.0), (False, 1.0), (False, 0.8)}
+
+
+def test_noise_is_as_loud_against_speech_with_pauses_as_without():
+    noise = NoiseConfig(share=1.0, snr_db=(10, 10), kinds=("white",))
+    config = AugmentConfig(noise=noise, pauses=PauseConfig(share=1.0, most_s=2.0))
+    clip = TONE.copy()
+    clip[8_000:9_000] = 0.0  # so that pauses are silent but for the noise
+    for name in map(str, range(8)):
+        one = drawn(name, config)
+        heard, (before, after) = one.apply(clip), one.pauses
+        power = np.mean((heard[before : len(heard) - after] - clip) ** 2)
+        assert abs(10 * np.log10(np.mean(clip**2) / power) - 10) < 0.5
+        assert before < 4_000 or abs(10 * np.log10(np.mean(heard[:before] ** 2) / power)) < 1, "it goes on in them"
 
 
 def test_shares_ratios_and_bands_are_those_of_the_recipe():

@@ -10,7 +10,7 @@ import torch
 from shibolet.errors import CheckpointError
 from shibolet.records.files import hash_file
 from shibolet.train import checkpoint as module
-from shibolet.train.checkpoint import CheckpointStore
+from shibolet.train.checkpoint import CheckpointStore, load_weights
 
 
 def save(store: CheckpointStore, step: int) -> Path:
@@ -162,3 +162,18 @@ def test_a_crash_anywhere_in_a_save_leaves_the_one_before(store: CheckpointStore
     assert sorted(path.name for path in store.root.iterdir()) == ["step-00000100", "step-00000200"]
     save(store, 300)
     assert store.latest().state["step"] == 300
+
+
+@pytest.mark.parametrize("copied", [1, 7, 1 << 26])
+def test_weights_are_loaded_whole_in_whatever_parts(copied: int, monkeypatch):
+    """A large matrix is on the GPU once more in float32, part by part; its rows may not lie one after the other."""
+    monkeypatch.setattr(module, "_COPIED", copied)
+    model = torch.nn.Module()
+    shapes = {"matrix": (5, 3), "vector": (7,), "number": (), "none": (0, 4), "kernel": (4, 3, 2, 2)}
+    for name, shape in shapes.items():
+        model.register_parameter(name, torch.nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16)))
+    model.kernel.data = model.kernel.data.to(memory_format=torch.channels_last)
+    weights = {name: torch.randn(shape) for name, shape in shapes.items()}
+    load_weights(model, weights)
+    for name, weight in weights.items():
+        assert torch.equal(getattr(model, name).detach(), weight.bfloat16())

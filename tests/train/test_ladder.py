@@ -71,6 +71,21 @@ def test_out_of_memory_within_a_step_takes_the_same_step_again(base_dir, prepare
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
 
 
+def test_packs_shrink_to_one_utterance_whatever_an_epoch_draws(examples):
+    """A pack is filled by drawn lengths and told by its longest: half of these would give the same packs again."""
+    augment = AugmentConfig(pauses=PauseConfig(most_s=5.0))
+    config = tiny_config(augment=augment, pack_tokens=300, on_out_of_memory=OutOfMemoryConfig(max_audio_s=2.0))
+    ladder, said = MemoryLadder(config, examples, 4, Decisions()), []
+    longest = max(example.tokens_of(example.longest(augment)) for example in examples)
+    assert longest < 300
+    while len(said) < 10:
+        try:
+            said.append(ladder.climb(10 * longest, config.phases[0]))
+        except OutOfMemory:
+            break
+    assert said and len(said) < 4 and said[0].endswith("300 did not fit"), said
+
+
 class Keeping:
     """A dev score that keeps memory."""
 

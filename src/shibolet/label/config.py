@@ -35,8 +35,8 @@ class LabelConfig(Config):
     # Utterances of `data.train` that the audit flagged are heard again: they are taken back where the writer reads what
     # the text says, corrected where both models read alike and the text says otherwise, else dropped.
     flagged: bool = False
-    # Utterances longer than `prepare.max_duration_s` are heard again by the writer and cut by what it hears; those of
-    # dev are cut as usual.
+    # Utterances longer than `prepare.max_duration_s` are heard again by the writer, and cut by what it hears where that
+    # is more of the text than the audit's recogniser heard; those of dev are cut as usual.
     recut: bool = False
     # Share of letters in which the two models may differ for their text to replace one that came with the data; this
     # holds beside the calibrated limit.

@@ -227,9 +227,12 @@ class Decoders:
         return _of_this_process, (self.num_workers,)
 
     def start(self, first: Callable[[], Any] | None = None) -> None:
-        """Have the processes load their libraries now and call `first`, each in the background; once."""
+        """Have the processes load their libraries now and call `first`, each in the background; once.
+
+        Not where this process decodes: its models load their own then.
+        """
         with self._changing:
-            self._start(first)
+            self._start(first if self.num_workers else None)
 
     def _start(self, first: Callable[[], Any] | None = None) -> None:
         if self._threads:

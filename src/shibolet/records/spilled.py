@@ -199,19 +199,19 @@ class SpilledDict:
         if key in self._few:
             return False
         self._few[key] = value
-        if len(self._few) == FEW_KEYS:
+        if len(self._few) >= FEW_KEYS:
             database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-            for line in _NEW_TABLE:
-                database.execute(line)
-            _insert(database, sorted(self._few.items()))
+            _insert(database, sorted(self._few.items()), first=_NEW_TABLE)
             self._database, self._few = database, {}
         return True
 
 
-def _insert(database: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> int:
+def _insert(database: sqlite3.Connection, rows: Sequence[tuple[str, str]], first: Sequence[str] = ()) -> int:
     """How many of the keys were new."""
     found = ((_bytes_of(key), _bytes_of(value)) for key, value in rows)
     try:
+        for line in first:
+            database.execute(line)
         return database.executemany("INSERT OR IGNORE INTO t VALUES (?, ?)", found).rowcount
     except sqlite3.OperationalError as error:
         raise DiskError(f"a temporary file could not be written: {error}; make room (TMPDIR)") from error

@@ -107,7 +107,7 @@ class Round(Models):
             self._ranks = Ranks(self.gpus, get_ready=ready)
 
     def warm_ranks(self) -> None:
-        """Have the ranks that wait do what a GPU takes seconds for at first, once those that heard have left it."""
+        """Have the ranks that wait do what a GPU takes seconds for at first, while those that heard leave it."""
         if self._ranks:
             from shibolet.model.fast.first_use import use_libraries
 

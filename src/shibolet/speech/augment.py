@@ -47,14 +47,22 @@ def make_noise(num_samples: int, kind: NoiseKind, rng: np.random.Generator) -> n
     return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
 
 
-def add_noise(samples: np.ndarray, snr_db: float, kind: NoiseKind, rng: np.random.Generator) -> np.ndarray:
-    """Samples with noise at this ratio of mean powers, pauses included; silence stays silent."""
-    level = np.sqrt(np.mean(samples.astype(np.float64) ** 2)) * 10 ** (-snr_db / 20) if len(samples) else 0.0
+def add_noise(
+    samples: np.ndarray, snr_db: float, kind: NoiseKind, rng: np.random.Generator, spoken: np.ndarray | None = None
+) -> np.ndarray:
+    """Samples with noise at this ratio of mean powers, pauses included; silence stays silent.
+
+    `spoken` is the part of them whose power counts.
+    """
+    loud = samples if spoken is None else spoken
+    level = np.sqrt(np.mean(loud.astype(np.float64) ** 2)) * 10 ** (-snr_db / 20) if len(loud) else 0.0
     return (samples + level * make_noise(len(samples), kind, rng)).astype(np.float32)
 
 
 def add_quiet(samples: np.ndarray, pauses: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """So many samples of white noise before and after, as loud as the quietest 25 ms of these."""
+    if not any(pauses):
+        return samples
     whole = len(samples) // _QUIET_SAMPLES * _QUIET_SAMPLES
     powers = np.mean(samples[:whole].reshape(-1, _QUIET_SAMPLES).astype(np.float64) ** 2, axis=1)
     quiet = np.sqrt(min(powers, default=0.0)) * rng.standard_normal(sum(pauses))

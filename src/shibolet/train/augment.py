@@ -36,7 +36,7 @@ class Augmentation:
     @property
     def pauses(self) -> tuple[int, int]:
         """Samples of quiet before and after what is said."""
-        return _drawn_pauses(self.config.pauses, self._rng(Stream.PAUSE))
+        return _drawn_pauses(self.config.pauses, self._rng(Stream.PAUSE)) if self.config.pauses else (0, 0)
 
     def num_samples(self, given: int) -> int:
         """How many samples this epoch hears of so many; known before its audio is."""
@@ -48,11 +48,12 @@ class Augmentation:
             wanted = samples_at(speed, len(samples))
             samples = channel.change_speed(samples, speed)[:wanted]
             samples = np.pad(samples, (0, wanted - len(samples)))
-        rng = self._rng(Stream.PAUSE)
-        if any(pauses := _drawn_pauses(self.config.pauses, rng)):
-            samples = channel.add_quiet(samples, pauses, rng)
+        spoken = samples
+        if self.config.pauses:
+            rng = self._rng(Stream.PAUSE)
+            samples = channel.add_quiet(samples, _drawn_pauses(self.config.pauses, rng), rng)
         if self.config.noise:
-            samples = _noisy(samples, self.config.noise, self._rng(Stream.NOISE))
+            samples = _noisy(samples, spoken, self.config.noise, self._rng(Stream.NOISE))
         if self.config.codec:
             samples = _coded(samples, self.config.codec, self._rng(Stream.CODEC), self._rng(Stream.LOSS))
         return samples
@@ -78,18 +79,18 @@ def augmentation_of(config: AugmentConfig | None, seed: int, example: TrainExamp
     return Augmentation(config, seed, epoch, example.id)
 
 
-def _drawn_pauses(config: PauseConfig | None, rng: np.random.Generator) -> tuple[int, int]:
-    if config is None or rng.random() >= config.share:
+def _drawn_pauses(config: PauseConfig, rng: np.random.Generator) -> tuple[int, int]:
+    if rng.random() >= config.share:
         return 0, 0
     before, after = (round(pause_s * SAMPLE_RATE_HZ) for pause_s in rng.uniform(0, config.most_s, 2))
     return before, after
 
 
-def _noisy(samples: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -> np.ndarray:
+def _noisy(samples: np.ndarray, spoken: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -> np.ndarray:
     if rng.random() >= config.share:
         return samples
     kind = config.kinds[rng.integers(len(config.kinds))]
-    return channel.add_noise(samples, rng.uniform(*config.snr_db), kind, rng)
+    return channel.add_noise(samples, rng.uniform(*config.snr_db), kind, rng, spoken)
 
 
 def _coded(

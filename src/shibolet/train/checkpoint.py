@@ -31,6 +31,7 @@ _MARKER, _MANIFEST, _STATE, _PREFIX = "COMPLETE", "manifest.json", "state.json",
 WEIGHTS = ("frozen", "masters")  # kinds of tensors, of which each parameter that ever trained has one
 _PART_BYTES = 512 << 20  # of a file, or one tensor
 _LANES = 8  # files that are deleted at once
+_COPIED = 1 << 26  # numbers of a weight at a time
 _REMEDY = "delete that checkpoint to go on from the one before"
 
 
@@ -188,11 +189,17 @@ class CheckpointStore:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the parameters of the same names, rounded where these are: a GPU is faster at it."""
+    """Copy weights into the parameters of the same names, rounded where these are: a GPU is faster at it.
+
+    In parts, which are there once more in their own precision meanwhile.
+    """
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
-            parameters[name].copy_(weight.to(parameters[name].device))
+            rows = max(1, _COPIED * len(weight) // max(1, weight.numel())) if weight.ndim else 1
+            both = torch.atleast_1d(parameters[name], weight)
+            for into, part in zip(*(one.split(rows) for one in both), strict=True):
+                into.copy_(part.to(into.device))
 
 
 def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:

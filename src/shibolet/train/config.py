@@ -99,7 +99,10 @@ class OutOfMemoryConfig(Config):
 
 
 class PauseConfig(Config):
-    """Quiet before and after what is said, as recordings have it that are not cut to their words."""
+    """Quiet before and after what is said, as recordings have it that are not cut to their words.
+
+    An utterance that would be longer with them than the model hears at once, such as 30 s, has none.
+    """
 
     share: float = Field(0.5, ge=0, le=1)  # share of the utterances of an epoch that get pauses
     # Longest pause in seconds; one before and one after are drawn evenly from 0
@@ -177,6 +180,11 @@ class AugmentConfig(Config):
     def longest_pauses_s(self) -> float:
         """Both pauses of an utterance together."""
         return 2 * self.pauses.most_s if self.pauses else 0.0
+
+    @property
+    def mean_pauses_s(self) -> float:
+        """The same on average."""
+        return self.pauses.share * self.pauses.most_s if self.pauses else 0.0
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> "AugmentConfig":

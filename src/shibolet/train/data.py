@@ -91,8 +91,15 @@ class TrainExample:
         if augment is None:
             return self.num_samples
         pauses = round(augment.longest_pauses_s * SAMPLE_RATE_HZ)
-        longest = samples_at(augment.slowest_speed, self.num_samples) + pauses
-        return max(self.num_samples, min(longest, self.family.max_samples or longest))
+        return self._at_most(samples_at(augment.slowest_speed, self.num_samples) + pauses)
+
+    def usual(self, augment: "AugmentConfig | None") -> int:
+        """The same on average; speeds cancel out."""
+        pauses_s = augment.mean_pauses_s if augment else 0.0
+        return self._at_most(self.num_samples + round(pauses_s * SAMPLE_RATE_HZ))
+
+    def _at_most(self, num_samples: int) -> int:
+        return min(num_samples, self.family.max_samples or num_samples)
 
     def frames_of(self, num_samples: int) -> int:
         """Frames of its audio where an epoch hears so many samples."""

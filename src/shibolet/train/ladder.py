@@ -15,7 +15,7 @@ from shibolet.model.spans import LayerSpan
 from shibolet.records.ledger import LedgerLine
 from shibolet.train.config import PhaseConfig, TrainConfig
 from shibolet.train.data import TrainExample
-from shibolet.train.memory import sizes_of
+from shibolet.train.memory import longest_sizes
 from shibolet.train.packing import fullest
 from shibolet.train.state import Decisions
 
@@ -38,7 +38,7 @@ class MemoryLadder:
         self._config, self._num_decoder_layers = config.on_out_of_memory, num_decoder_layers
         self._spread_parts = spread_parts
         # As long as any epoch has it.
-        sizes = sizes_of(examples, config.augment)
+        sizes = longest_sizes(examples, config.augment)
         self._lengths, self._num_frames = [size[0] for size in sizes], [size[1] for size in sizes]
 
     @property
@@ -78,12 +78,13 @@ class MemoryLadder:
         return [trained[i] for i in fullest([self._lengths[u] for u in trained], self.pack_tokens, most_utterances)]
 
     def climb(self, failed_tokens: int, phase: PhaseConfig) -> str:
-        """Take the next rung after a pack of `failed_tokens` did not fit; the sentence for the log.
+        """Take the next rung after a pack did not fit that has at most `failed_tokens`; the sentence for the log.
 
         OutOfMemory when the recipe allows nothing more.
         """
         trained = self._trained()
         longest = max(self._lengths[u] for u in trained)
+        failed_tokens = min(failed_tokens, self.pack_tokens)  # packs are filled by the lengths that an epoch draws
         if failed_tokens > longest:
             self._decisions.pack_tokens = max(longest, failed_tokens // 2)
             return f"packs of at most {self._decisions.pack_tokens} tokens, {failed_tokens} did not fit"

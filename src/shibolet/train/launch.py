@@ -1,8 +1,8 @@
 """Ranks as processes of this machine: started together, told together to stop, ended together when one dies.
 
-Ranks that wait for their work load libraries and hold no GPU. `torchrun` and `accelerate launch` do the same from
-outside. On several nodes each has a launcher of its own; their ranks find each other at an address of the main one
-(`nodes`).
+Ranks that wait for their work load libraries, and hold no GPU before they are told to prepare it. `torchrun` and
+`accelerate launch` do the same from outside. On several nodes each has a launcher of its own; their ranks find each
+other at an address of the main one (`nodes`).
 """
 
 import atexit

@@ -58,18 +58,26 @@ MEAN_S, MIN_S, MAX_S = 5.8, 0.5, 15.0
 Sizes = tuple[int, int, int]  # tokens, frames and labels of an utterance
 
 
-def sizes_of(examples: Sequence[TrainExample], augment: "AugmentConfig | None" = None) -> list[Sizes]:
+def longest_sizes(examples: Sequence[TrainExample], augment: "AugmentConfig | None") -> list[Sizes]:
     """The sizes of utterances, as an epoch hears them longest."""
-    longest = [example.longest(augment) for example in examples]
-    return [(e.tokens_of(most), e.frames_of(most), e.num_targets) for e, most in zip(examples, longest, strict=True)]
+    return [_size(example, example.longest(augment)) for example in examples]
 
 
-def assumed_sizes(family: Outline, num: int, seed: int = 0) -> list[Sizes]:
-    """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average."""
+def usual_sizes(examples: Sequence[TrainExample], augment: "AugmentConfig | None") -> list[Sizes]:
+    """The same, as epochs hear them on average."""
+    return [_size(example, example.usual(augment)) for example in examples]
+
+
+def _size(example: TrainExample, num_samples: int) -> Sizes:
+    return example.tokens_of(num_samples), example.frames_of(num_samples), example.num_targets
+
+
+def assumed_sizes(family: Outline, num: int, pauses_s: float = 0.0, seed: int = 0) -> list[Sizes]:
+    """Utterances as they are assumed before there are any: 0.5 to 15 s, 5.8 s on average, and pauses around them."""
     durations_s = MIN_S + (MAX_S - MIN_S) * np.random.default_rng(seed).beta(1.5, 2.604, num)  # mean of 5.8
     sizes = []
     for duration_s in durations_s:
-        frames = family.num_frames(int(SAMPLE_RATE_HZ * duration_s))
+        frames = family.num_frames(int(SAMPLE_RATE_HZ * (duration_s + pauses_s)))
         labels = family.target_tokens + round(family.text_tokens_per_s * duration_s)
         sizes.append((family.prompt_tokens + family.num_audio_tokens(frames) + labels, frames, labels))
     return sizes

@@ -22,7 +22,7 @@ from shibolet.records.documents.plan import (
     TrainingSet,
 )
 from shibolet.speech.audio import SAMPLE_RATE_HZ
-from shibolet.train.config import PhaseConfig, TrainConfig
+from shibolet.train.config import AugmentConfig, PhaseConfig, TrainConfig
 from shibolet.train.context import num_told
 from shibolet.train.data import TrainExample
 from shibolet.train.memory import (
@@ -34,7 +34,8 @@ from shibolet.train.memory import (
     assumed_sizes,
     cache_bytes,
     gpu_named,
-    sizes_of,
+    longest_sizes,
+    usual_sizes,
 )
 from shibolet.train.objectives.cost import notes_on_objectives, passes_of, teacher_gib, teacher_pass_s, teacher_weights
 from shibolet.train.packing import Draw, packs_of_rank, steps_per_epoch
@@ -71,9 +72,10 @@ def make_plan(
     own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
     per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
-    sizes, heard = _sizes(examples, model), count and count + num_replayed  # by a teacher
+    (sizes, _), heard = _sizes(None, examples, model), count and count + num_replayed  # by a teacher
     timed = _timed_steps(config, examples, count, replay)
     pack_tokens, phases = _phases(config, model, examples, timed, per_epoch, gpus, teacher)
+    draw = _draw(config, examples, count, replay) if examples else None
     return Plan(
         training_set=_training_set(examples and examples[:count], count, replay),
         step=StepPlan(
@@ -82,7 +84,7 @@ def make_plan(
             arithmetic=_arithmetic(count, config.utterances_per_step, replay),
             world_size=world_size,
             pack_tokens=pack_tokens,
-            **(_packs(examples, _draw(config, examples, count, replay), world_size, pack_tokens) if examples else {}),
+            **(_packs(config, examples, draw, world_size, pack_tokens) if examples else {}),
         ),
         phases=phases,
         steps=sum(phase.steps for phase in phases) if per_epoch else None,
@@ -109,14 +111,20 @@ def make_plan(
     )
 
 
-def _sizes(examples: Sequence[TrainExample] | None, model: Parameters) -> list[Sizes]:
-    """Of the utterances, or of some as they are assumed."""
-    return sizes_of(examples) if examples else assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES)
+def _sizes(
+    augment: AugmentConfig | None, examples: Sequence[TrainExample] | None, model: Parameters
+) -> tuple[list[Sizes], list[Sizes]]:
+    """Of the utterances, or of some as they are assumed: on average, and as an epoch has them longest."""
+    if examples:
+        return usual_sizes(examples, augment), longest_sizes(examples, augment)
+    pauses = (augment.mean_pauses_s, augment.longest_pauses_s) if augment else (0.0, 0.0)
+    usual, longest = (assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES, own_s) for own_s in pauses)
+    return usual, longest
 
 
 def operations_per_token(config: TrainConfig, model: Parameters, examples: Sequence[TrainExample]) -> dict[str, float]:
     """Operations of the forward and backward passes by phase, on average over the tokens of these utterances."""
-    sizes = sizes_of(examples)
+    sizes = usual_sizes(examples, None)  # tokens are counted as the data have them
     num_tokens = sum(size[0] for size in sizes)
     described = {phase.name: _phase(phase, config, model, None, 1, None) for phase in config.phases}
     return {name: memory.operations(sizes) / num_tokens for name, (*_, memory) in described.items()}
@@ -127,21 +135,20 @@ def _phases(
     per_epoch: int | None, gpus: GpuPlan, teacher: Parameters | None,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it; `timed` are utterances of some steps."""
-    sizes = _sizes(examples, model)
-    longest_sizes = sizes_of(examples, config.augment) if examples else sizes
-    most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in longest_sizes)
+    sizes, at_longest = _sizes(config.augment, examples, model)
+    most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in at_longest)
     described = [_phase(phase, config, model, per_epoch, gpus.number, teacher) for phase in config.phases]
     gib = gpus.memory_gib
     fits = [
-        gib and memory.largest_pack_tokens(longest_sizes, most, gib * GIB * _FILLED_FRAC) for *_, memory in described
+        gib and memory.largest_pack_tokens(at_longest, most, gib * GIB * _FILLED_FRAC) for *_, memory in described
     ]  # 0: not even one utterance; None: no GPU is known
     pack_tokens = config.pack_tokens or (PACK_TOKENS if None in fits else max(longest, min(fits)))
     steps_of = [[sizes[u] for u in step] for step in timed]
     phases = []
     for (phase, steps, memory), fit in zip(described, fits, strict=True):
         own_tokens = max(longest, pack_tokens if fit is None else min(pack_tokens, fit))
-        fullest = memory.fullest_pack(longest_sizes, own_tokens, most)
-        needs = _memory(memory, fullest, longest_sizes, most, gib)
+        fullest = memory.fullest_pack(at_longest, own_tokens, most)
+        needs = _memory(memory, fullest, at_longest, most, gib)
         graphs_gib = _graphs_gib(config, model, memory, fullest, gib)
         step_s = hours = None
         if (gpu := gpus.name) is not None:
@@ -203,9 +210,11 @@ def _timed_steps(
     return [list(range(at, min(num, at + per_step))) for at in range(0, num, per_step)][:_TIMED_STEPS]
 
 
-def _packs(examples: Sequence[TrainExample], draw: Draw, world_size: int, pack_tokens: int) -> dict:
+def _packs(
+    config: TrainConfig, examples: Sequence[TrainExample], draw: Draw, world_size: int, pack_tokens: int
+) -> dict:
     """How the steps of an epoch, in one of its orders, fall into packs."""
-    lengths = [example.num_tokens for example in examples]
+    lengths = [size[0] for size in usual_sizes(examples, config.augment)]
     sizes = [
         [sum(lengths[u] for u in pack) for pack in packs_of_rank(
             draw.utterances(step), lengths, rank=rank, world_size=world_size, pack_tokens=pack_tokens,

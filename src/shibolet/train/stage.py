@@ -44,7 +44,7 @@ from shibolet.train.given import Drawing
 from shibolet.train.keeper import Expected
 from shibolet.train.ladder import MemoryLadder, gpu_memory_gib
 from shibolet.train.launch import begin_to_load_workers
-from shibolet.train.memory import known_gpu, sizes_of
+from shibolet.train.memory import known_gpu, longest_sizes
 from shibolet.train.nodes import once_a_node, this_node
 from shibolet.train.objectives.cost import teacher_blueprint
 from shibolet.train.objectives.given import Given
@@ -220,7 +220,9 @@ def _plan(
         teacher=teacher_blueprint(teacher),
     )  # fmt: skip
     config = config.model_copy(update={"pack_tokens": plan.step.pack_tokens})
-    check_fit([e.id for e in examples], [size[0] for size in sizes_of(examples, config.augment)], config.pack_tokens)
+    check_fit(
+        [e.id for e in examples], [size[0] for size in longest_sizes(examples, config.augment)], config.pack_tokens
+    )
     if opened.is_main:
         plan.write(out_dir / "plan.json")
     phases = config.phases[: last_phase + 1]
