@@ -193,7 +193,7 @@ def test_no_speed_makes_a_clip_longer_than_the_window(reader_of):
     augment = AugmentConfig(speeds=(0.9, 1.0, 1.1))
     for seconds, speeds in ((29.0, {1.0, 1.1}), (3.0, {0.9, 1.0, 1.1})):
         reader, examples = reader_of([lasting(seconds)], augment)
-        assert {reader._decoder.speed(examples[0], epoch) for epoch in range(40)} == speeds
+        assert {reader._decoder.augmentation(examples[0], epoch).speed for epoch in range(40)} == speeds
         assert reader.longest_pack(examples).features.shape == (1, 80, 3000)
 
 

@@ -75,7 +75,6 @@ def make_plan(
     (sizes, _), heard = _sizes(None, examples, model), count and count + num_replayed  # by a teacher
     timed = _timed_steps(config, examples, count, replay)
     pack_tokens, phases = _phases(config, model, examples, timed, per_epoch, gpus, teacher)
-    draw = _draw(config, examples, count, replay) if examples else None
     return Plan(
         training_set=_training_set(examples and examples[:count], count, replay),
         step=StepPlan(
@@ -84,7 +83,7 @@ def make_plan(
             arithmetic=_arithmetic(count, config.utterances_per_step, replay),
             world_size=world_size,
             pack_tokens=pack_tokens,
-            **(_packs(config, examples, draw, world_size, pack_tokens) if examples else {}),
+            **(_packs(config, examples, count, replay, world_size, pack_tokens) if examples else {}),
         ),
         phases=phases,
         steps=sum(phase.steps for phase in phases) if per_epoch else None,
@@ -211,9 +210,11 @@ def _timed_steps(
 
 
 def _packs(
-    config: TrainConfig, examples: Sequence[TrainExample], draw: Draw, world_size: int, pack_tokens: int
-) -> dict:
+    config: TrainConfig, examples: Sequence[TrainExample], count: int, replay: ReplayPlan | None, world_size: int,
+    pack_tokens: int,
+) -> dict:  # fmt: skip
     """How the steps of an epoch, in one of its orders, fall into packs."""
+    draw = _draw(config, examples, count, replay)
     lengths = [size[0] for size in usual_sizes(examples, config.augment)]
     sizes = [
         [sum(lengths[u] for u in pack) for pack in packs_of_rank(
