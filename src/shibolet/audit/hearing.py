@@ -165,8 +165,12 @@ class Listener:
     def begin(self) -> None:
         """Load the listeners and start what decodes for them, in the background."""
         decoders = self._executor.decoders(num_decoders(self._config.num_workers))
-        decoders.start(load_libraries if isinstance(self._executor, Here) else None)
-        theirs = None if isinstance(self._executor, Here) else self._executor.share(self._config.num_workers)
+        if isinstance(self._executor, Here):
+            decoders.start(load_libraries)
+            theirs = None
+        else:
+            decoders.start()
+            theirs = self._executor.share(self._config.num_workers)
         self._executor.begin(Loading((self._aligner, self._recogniser), theirs, load_libraries))
 
     @contextmanager

@@ -35,11 +35,12 @@ from shibolet.records.ledger import LedgerLine, count_by_rule, write_ledger
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.manifest import write_manifest
 from shibolet.records.review import Answer
+from shibolet.records.runs import MANIFEST
 from shibolet.records.spilled import SpilledDict, SpilledList
 from shibolet.records.utterance import Utterance
 from shibolet.speech.text import Language, get_language
 
-LEDGER, MANIFEST, SUMMARY = "ledger.jsonl", "manifest.jsonl", "summary.json"
+LEDGER, SUMMARY = "ledger.jsonl", "summary.json"
 SPLITS = ("train", "dev")
 PROGRESS_UTTERANCES = 32  # between two calls
 READ_TOGETHER = 1024  # verdicts

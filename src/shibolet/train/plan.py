@@ -72,7 +72,7 @@ def make_plan(
     own_per_step = config.utterances_per_step - (replay.per_step if replay else 0)
     per_epoch = steps_per_epoch(count, own_per_step) if count else None
     gpus = GpuPlan(name=gpu, memory_gib=gpu_memory_gib, number=world_size)
-    (sizes, _), heard = _sizes(None, examples, model), count and count + num_replayed  # by a teacher
+    sizes, heard = _sizes(None, examples, model), count and count + num_replayed  # by a teacher
     timed = _timed_steps(config, examples, count, replay)
     pack_tokens, phases = _phases(config, model, examples, timed, per_epoch, gpus, teacher)
     return Plan(
@@ -111,14 +111,15 @@ def make_plan(
 
 
 def _sizes(
-    augment: AugmentConfig | None, examples: Sequence[TrainExample] | None, model: Parameters
-) -> tuple[list[Sizes], list[Sizes]]:
-    """Of the utterances, or of some as they are assumed: on average, and as an epoch has them longest."""
+    augment: AugmentConfig | None, examples: Sequence[TrainExample] | None, model: Parameters, *, longest: bool = False
+) -> list[Sizes]:
+    """Of the utterances, or of some as they are assumed: on average, or as an epoch has them longest."""
     if examples:
-        return usual_sizes(examples, augment), longest_sizes(examples, augment)
-    pauses = (augment.mean_pauses_s, augment.longest_pauses_s) if augment else (0.0, 0.0)
-    usual, longest = (assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES, own_s) for own_s in pauses)
-    return usual, longest
+        return (longest_sizes if longest else usual_sizes)(examples, augment)
+    pauses_s = 0.0
+    if augment:
+        pauses_s = augment.longest_pauses_s if longest else augment.mean_pauses_s
+    return assumed_sizes(outline_of(model.config), _ASSUMED_UTTERANCES, pauses_s)
 
 
 def operations_per_token(config: TrainConfig, model: Parameters, examples: Sequence[TrainExample]) -> dict[str, float]:
@@ -134,7 +135,7 @@ def _phases(
     per_epoch: int | None, gpus: GpuPlan, teacher: Parameters | None,
 ) -> tuple[int, list[PhasePlan]]:  # fmt: skip
     """The longest pack that every phase has room for, and the phases with it; `timed` are utterances of some steps."""
-    sizes, at_longest = _sizes(config.augment, examples, model)
+    sizes, at_longest = (_sizes(config.augment, examples, model, longest=longest) for longest in (False, True))
     most, longest = -(-config.utterances_per_step // gpus.number), max(size[0] for size in at_longest)
     described = [_phase(phase, config, model, per_epoch, gpus.number, teacher) for phase in config.phases]
     gib = gpus.memory_gib
