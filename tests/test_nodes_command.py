@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent / "train"))
@@ -60,11 +61,14 @@ def by_torchrun(recipe: Path, runs: list[Path], ranks: int, *options: str) -> li
     ]
 
 
-def by_shibolet(recipe: Path, runs: list[Path], ranks: int, *options: str) -> list:
+def by_shibolet(recipe: Path, runs: list[Path], ranks: int, *options: str, given: Sequence[str] = ()) -> list:
+    """`given`: what each node has in its environment, as `{node}` numbers it."""
     main = f"127.0.0.1:{free_port()}"
     nodes = ["--nodes", str(len(runs)), "--gpus", str(ranks), "--main", main]
     return [
-        train(SHIBOLET, recipe, run, *nodes, "--node", str(node), *options) for node, run in enumerate(runs)
+        train(["env", *(one.format(node=node) for one in given), *SHIBOLET], recipe, run, *nodes, "--node", str(node),
+              *options)
+        for node, run in enumerate(runs)
     ]  # fmt: skip
 
 
@@ -128,6 +132,20 @@ def test_torchrun_on_two_nodes_through_the_switch(recipe: Path, alone: Path, tmp
     assert (runs[0] / "train" / "encoder_cache").exists() and (runs[1] / "train" / "encoder_cache-node1").exists()
     code, errors = end(train(SHIBOLET, recipe, runs[1]))
     assert code == 3, errors  # a copy is no run
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+@pytest.mark.parametrize(("ranks", "own"), [(1, ["CUDA_VISIBLE_DEVICES={node}"]), (2, [])], ids=["2x1", "2x2"])
+def test_two_nodes_over_nccl_are_one_training(recipe: Path, alone: Path, tmp_path: Path, ranks: int, own: list[str]):
+    """By sockets, as between machines: NCCL takes processes of other host ids for another machine's.
+
+    A GPU each, and two ranks each on the same two GPUs, which NCCL refuses within one machine.
+    """
+    runs = folders(tmp_path)
+    ended = end_all(by_shibolet(recipe, runs, ranks, given=["NCCL_HOSTID=node{node}", "NCCL_SOCKET_IFNAME=lo", *own]))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert_same(runs[0], alone)
 
 
 @pytest.mark.slow("nodes", seconds=240)
