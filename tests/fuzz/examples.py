@@ -27,7 +27,7 @@ from shibolet.records.documents.combined import Combined, CombinedSet
 from shibolet.records.documents.cut import CutModel
 from shibolet.records.documents.decoding import DecodingTable
 from shibolet.records.documents.doubtful import DoubtfulReference, DoubtfulScores
-from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Step, Threshold
+from shibolet.records.documents.labelled import Author, Flagged, Habit, Labelled, SourceLabels, Step, Threshold
 from shibolet.records.documents.loop import Loop, Turn
 from shibolet.records.documents.mirrored import MirroredFile, MirrorIndex, MirrorState
 from shibolet.records.documents.ngram import HeldTexts, NgramMade
@@ -91,9 +91,12 @@ def _labelled() -> Labelled:
     limits = Threshold(limit=0.05, clips=60, steps=(Step(limit=0.05, accepted=50, false_accepts=1, upper_pct=4.5),))
     confusion = Confusion(text="a", heard="b", count=3, occurrences=4, clusters=2)
     some = Amount(utterances=2, hours=0.01)
+    author = Author(
+        domain="d", clips=60, writer_wer_pct=30.0, listener_wer_pct=10.0, interval_points=(-25.0, -15.0), by="listener"
+    )
     return Labelled(
-        writer="a", listener="b", max_wer=0.2, max_false_accept_pct=5.0, agreement=limits, given=None,
-        habits=(Habit(confusion=confusion, by="truth", refused=1),),
+        writer="a", listener="b", max_wer=0.2, max_false_accept_pct=5.0, authors=(author,), agreement=limits,
+        given=None, habits=(Habit(confusion=confusion, by="truth", refused=1),),
         sources={"s": SourceLabels(given=some, admitted=some, refused={"hearers_differ": some})},
         flagged=Flagged(heard=3, taken_back=1, corrected=1, dropped=1), sentence="s", notes=("n",),
     )  # fmt: skip

@@ -127,7 +127,7 @@ def test_teacher_objectives_and_texts_by_machines_are_named(run, tmp_path):
     pq.write_table(pa.table(rows), run.prepared / "train-00009.parquet")
     Labelled(
         writer=str(tmp_path / "round2" / "train" / "final"), listener="org/model", max_wer=0.2, max_false_accept_pct=5,
-        agreement=Threshold(limit=None, clips=0, steps=()), given=None, habits=(), sources={}, flagged=None,
+        authors=(), agreement=Threshold(limit=None, clips=0, steps=()), given=None, habits=(), sources={}, flagged=None,
         sentence="", notes=(),
     ).write(run.labelled / "label.json")  # fmt: skip
     TeacherTexts(teacher="x", utterances=90, kept=7, left_out={}, wer=0.1).write(run.path / "teach" / "teach.json")

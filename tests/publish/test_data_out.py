@@ -115,7 +115,7 @@ def test_who_wrote_a_text_leaves_with_it_and_a_model_is_named_without_its_path(t
     limit = Threshold(limit=None, clips=0, steps=())
     Labelled(
         writer=str(tmp_path / "round2" / "train" / "final"), listener="org/model", max_wer=0.2, max_false_accept_pct=5,
-        agreement=limit, given=None, habits=(), sources={}, flagged=None, sentence="", notes=(),
+        authors=(), agreement=limit, given=None, habits=(), sources={}, flagged=None, sentence="", notes=(),
     ).write(run.labelled / "label.json")  # fmt: skip
     expected = {"a3": ("labelled", "round2"), "a4": ("corrected", "round2"), "a5": ("data", None)}
     export_data(run, tmp_path / "nemo", "nemo")

@@ -211,6 +211,55 @@ def test_a_habit_that_both_hearers_have_is_found_on_known_texts(play):
     assert not [text for text in texts.values() if HABIT in text.text]
 
 
+def other_last_word(text: str, number: int) -> str:
+    *rest, last = text.split()
+    return " ".join([*rest, next(word for word in WORDS[number % 17 :] + WORDS if word != last)])
+
+
+def test_where_the_listener_hears_better_its_texts_train(play, capsys):
+    """The writer agrees with what it knows already: its own texts would teach it its errors again."""
+    said = {f"k{i}": (other_last_word(sentence(i), i), sentence(i)) for i in range(100)}
+    said |= {f"u{i}-0000": (other_last_word(sentence(i), i), sentence(i)) for i in range(40)}
+    found, texts, folder = play(said, ["label.max_labelled_share=2"])
+    [author] = found.authors
+    assert (author.by, author.listener_wer_pct, author.refusal) == ("listener", 0.0, None)
+    assert author.writer_wer_pct == pytest.approx(100 / 6, abs=0.01) and author.interval_points[1] < 0
+    assert len(texts) == 40
+    for i in range(40):
+        one = texts[f"u{i}-0000"]
+        assert (one.text, one.by, one.written, one.heard) == (said[one.id][1], "listener", *said[one.id])
+    rows = [row for row in prepared_rows(folder, "train") if row["text_by"] == "labelled"]
+    assert rows and all(row["text"] == said[row["origin_id"]][1] for row in rows)
+    show(found)
+    shown = capsys.readouterr().out
+    assert "listener" in shown and max(map(len, shown.splitlines())) <= 80
+    assert "the listener's texts train" in found.sentence
+    found, texts, _ = play(said, ["label.max_labelled_share=2", "label.texts_of=writer"])
+    assert not found.authors and all(one.text == one.written == said[one.id][0] for one in texts.values())
+
+
+def test_a_better_listener_that_writes_otherwise_than_the_data_does_not_write(play):
+    """Its words are right, and the model would learn from it to set marks that the data do not have."""
+    marked = {i: sentence(i).replace(" ", ", ") + "." for i in range(100)}
+    said = {f"k{i}": (other_last_word(sentence(i), i), marked[i]) for i in range(100)}
+    said |= {f"u{i}-0000": (other_last_word(sentence(i), i), marked[i]) for i in range(40)}
+    found, texts, _ = play(said, ["label.max_labelled_share=2"])
+    [author] = found.authors
+    assert author.by == "writer" and author.interval_points[1] < 0
+    assert "write differently: punctuation marks a word" in author.refusal
+    assert texts and all(one.text == said[one.id][0] and one.by == "writer" for one in texts.values())
+
+
+def test_what_was_flagged_is_taken_back_by_the_writer_alone(play):
+    """The listener of most recipes is the recogniser whose hearing flagged it: it cannot take that back."""
+    flagged = {f"k{i}": sentence(i) for i in range(90, 95)}  # the text is right, and the listener is not
+    said = {f"k{i}": (other_last_word(sentence(i), i), sentence(i)) for i in range(90)}
+    said |= {f"k{i}": (sentence(i), sentence(i + 300)) for i in range(90, 95)}
+    found, texts, _ = play(said, ["label.flagged=true"], flagged)
+    assert found.authors[0].by == "listener" and found.flagged.taken_back == 5
+    assert {id: texts[id].by for id in flagged} == dict.fromkeys(flagged, "writer")
+
+
 def test_wrong_texts_of_known_clips_close_the_way(play):
     """Hearers that agree on what is not said: no limit is good, and nothing of theirs may train."""
     said = {f"k{i}": (sentence(i + 500),) * 2 for i in range(60)}

@@ -6,8 +6,21 @@ from shibolet.records.documents.loop import Loop
 
 
 def show_labelled(found: Labelled) -> None:
-    """The limits and what they let pass, what became of each source, and the writer's habits."""
-    _limits("Texts of the writer, by letters that differ from what the listener hears", found.agreement)
+    """Whose texts train, the limits and what they let pass, what became of each source, and the habits."""
+    if found.authors:
+        table(
+            "Whose texts train, by word errors on clips with a known text",
+            ["domain", " clips", " writer", " listener", " difference", "trains"],
+            [
+                (one.domain, f"{one.clips:,}", f"{one.writer_wer_pct:.1f}%", f"{one.listener_wer_pct:.1f}%",
+                 "-" if one.interval_points is None else "{:+.1f} to {:+.1f}".format(*one.interval_points), one.by)
+                for one in found.authors
+            ],
+        )  # fmt: skip
+        for one in found.authors:
+            if one.refusal:
+                OUT.print(f"In {one.domain} the listener hears better, but {one.refusal}.", markup=False)
+    _limits("Texts that train, by letters that differ from what the other one hears", found.agreement)
     if found.given is not None:
         _limits("Damaged texts, by letters that differ from what the writer reads", found.given)
     rows = []
@@ -18,7 +31,7 @@ def show_labelled(found: Labelled) -> None:
         table("Audio without text", ["source", "", " pieces", " minutes"], rows)
     if found.habits:
         table(
-            "Words that the writer writes where another is said",
+            "Words that are written where another is said",
             ["written", "said", " times", " of", " refused", "by"],
             [
                 (one.confusion.text, one.confusion.heard, f"{one.confusion.count:,}",

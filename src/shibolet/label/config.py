@@ -1,6 +1,7 @@
 """Settings of the label stage."""
 
 import math
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -19,9 +20,12 @@ def clips_needed(max_false_accept_pct: float) -> int:
 class LabelConfig(Config):
     """Who writes texts for audio, who listens to them again, and how much of what they agree on may train."""
 
-    writer: str | None = None  # the model whose texts are used; null: `models.base`
+    writer: str | None = None  # a Qwen3-ASR or Whisper that writes texts; null: `models.base`
     # A second model that hears the same audio, as for `audit.recogniser`; null: `audit.recogniser`
     listener: str | None = None
+    # Whose texts train. better: the listener's in each domain in which known texts show that it hears better and writes
+    # as they do, elsewhere the writer's; writer: the writer's
+    texts_of: Literal["better", "writer"] = "better"
     # Recordings are cut at pauses into pieces of at most this many seconds
     max_piece_s: float = Field(15.0, gt=1, le=30)
     # Share of words; a text that passes and differs from the truth in more of them is a false accept

@@ -51,6 +51,20 @@ COMPARED = {
 
 def writing_of(utterances: Sequence[Utterance]) -> Writing:
     """Every source, and its domains where it has several; with a sentence for each way in which two sources differ."""
+    styles = _styles(utterances)
+    advice = (
+        "What trains on both learns both; tell the sources apart by a style word (style: in data.train), or have one "
+        "writing (punctuation: none, letter_case: lower)"
+    )
+    return Writing(styles=styles, warnings=[f"{way}. {advice}" for way in _ways_apart(styles)])
+
+
+def ways_apart(utterances: Sequence[Utterance]) -> list[str]:
+    """A clause for each way in which two sources write differently."""
+    return _ways_apart(_styles(utterances))
+
+
+def _styles(utterances: Sequence[Utterance]) -> list[WritingStyle]:
     sources: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         sources.setdefault(utterance.source, []).append(utterance)
@@ -63,7 +77,7 @@ def writing_of(utterances: Sequence[Utterance]) -> Writing:
             domains.setdefault(utterance.domain or "unknown", []).append(utterance)
         if len(domains) > 1:
             styles += [_style(source, domain, members, counts_of) for domain, members in domains.items()]
-    return Writing(styles=styles, warnings=_warnings([style for style in styles if style.domain is None]))
+    return styles
 
 
 def _counts(text: str) -> list[tuple[int, int]]:
@@ -95,26 +109,22 @@ def _share(sums: np.ndarray) -> Share:
     return Share(rate=round(rate, 6), interval=(round(max(0.0, rate - 1.96 * error), 6), round(rate + 1.96 * error, 6)))
 
 
-def _warnings(styles: Sequence[WritingStyle]) -> list[str]:
+def _ways_apart(styles: Sequence[WritingStyle]) -> list[str]:
     """Of each thing compared the source with the least against that with the most, where they differ.
 
     They do where the 95% intervals are apart, the higher is at least `MIN_TIMES` the lower, and it is `MIN_APART` above
     it. Of shares over a half, what is lacking is compared: 55% and 99% of texts end in a mark, so 45% and 1% do not.
     """
-    found = []
+    found, whole = [], [style for style in styles if style.domain is None]
     for name, words in COMPARED.items():
-        known = [(one.source, share) for one in styles if (share := getattr(one, name)).interval is not None]
+        known = [(one.source, share) for one in whole if (share := getattr(one, name)).interval is not None]
         if len(known) < 2:
             continue
         (low_name, low), (high_name, high) = (pick(known, key=lambda one: one[1].rate) for pick in (min, max))
         times = max(_times(low.rate, high.rate), _times(1 - high.rate, 1 - low.rate) if low.rate > 0.5 else 0.0)
         if low.interval[1] < high.interval[0] and times >= MIN_TIMES and high.rate - low.rate >= MIN_APART:
             spans = ["{:.3f} ({:.3f} to {:.3f})".format(one.rate, *one.interval) for one in (low, high)]
-            found.append(
-                f"'{low_name}' and '{high_name}' write differently: {words} {spans[0]} and {spans[1]}. What trains "
-                "on both learns both; tell the sources apart by a style word (style: in data.train), or have one "
-                "writing (punctuation: none, letter_case: lower)"
-            )
+            found.append(f"'{low_name}' and '{high_name}' write differently: {words} {spans[0]} and {spans[1]}")
     return found
 
 

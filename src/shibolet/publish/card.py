@@ -99,6 +99,8 @@ def _by_machines(run: RunFolder) -> str | None:
     path = run.labelled / "label.json"
     hearers = Labelled.read(path) if path.is_file() else None
     names = f", {public_name(hearers.writer)}, and {public_name(hearers.listener)} heard the same" if hearers else ""
+    if hearers and hearers.listeners_domains:
+        names += f"; in {', '.join(hearers.listeners_domains)} the text is that of the second"
     return f"The text of {share:.1f}% of these hours was written by a model{names}: {kinds}."
 
 

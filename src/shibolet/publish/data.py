@@ -94,10 +94,11 @@ def _on_authors(run: RunFolder) -> str:
     """A paragraph on texts by machines; empty where there are none."""
     if not (found := written_by_machines(run.prepared)):
         return ""
-    name = _writer(run)
+    labelled = _labelled(run)
+    names = labelled and " or ".join(public_name(name) for name in labelled.wrote)
     counts = ", ".join(f"{one.utterances:,} utterances ({one.hours:.3f} h) {kind}" for kind, one in found.items())
     return (
-        f"Of some training utterances a model wrote the text{f', {name}' if name else ''}: {counts}. `text_by` says "
+        f"Of some training utterances a model wrote the text{f', {names}' if names else ''}: {counts}. `text_by` says "
         "of which: labelled ones came without a text, corrected ones with another.\n\n"
     )
 
@@ -126,19 +127,20 @@ class _Written:
 _OF_ROW = [field.name for field in fields(_Written) if field.name not in ("path", "info", "text_by")]
 
 
-def _writer(run: RunFolder) -> str | None:
-    """The name of the model that wrote texts of the training data; None where none did."""
+def _labelled(run: RunFolder) -> Labelled | None:
+    """Of a run in which models wrote texts of the training data."""
     path = run.labelled / "label.json"
-    return public_name(Labelled.read(path).writer) if path.is_file() else None
+    return Labelled.read(path) if path.is_file() else None
 
 
-def _authors(run: RunFolder) -> Callable[[str | None], dict[str, str]]:
-    """What a row says of who wrote its text, by the `text_by` of a shard: a model is named."""
-    writer = _writer(run)
+def _authors(run: RunFolder) -> Callable[["_Written"], dict[str, str]]:
+    """What a row says of who wrote its text: a model is named."""
+    labelled = _labelled(run)
 
-    def author(text_by: str | None) -> dict[str, str]:
-        named = {"text_model": writer} if writer and text_by in WRITTEN else {}
-        return {"text_by": text_by or FROM_DATA, **named}
+    def author(row: "_Written") -> dict[str, str]:
+        by_model = labelled and row.text_by in WRITTEN
+        named = {"text_model": public_name(labelled.author(row.domain))} if by_model else {}
+        return {"text_by": row.text_by or FROM_DATA, **named}
 
     return author
 
@@ -181,7 +183,7 @@ def _write_lhotse(run: RunFolder, out: Path) -> dict[str, int]:
                 }
             )
             custom = {name: getattr(row, name) for name in ("source", "domain", "recording", "origin_id")}
-            custom |= author(row.text_by)
+            custom |= author(row)
             supervision = {
                 "id": row.id, "recording_id": row.id, "start": 0.0, "duration": row.duration_s, "channel": 0,
                 "text": row.text, "language": row.language, "speaker": row.speaker,
@@ -202,7 +204,7 @@ def _write_nemo(run: RunFolder, out: Path) -> dict[str, int]:
             code = get_language(row.language).code if row.language else None
             line = {
                 "audio_filepath": row.path, "duration": row.duration_s, "text": row.text, "lang": code,
-                "speaker": row.speaker, "id": row.id, **author(row.text_by),
+                "speaker": row.speaker, "id": row.id, **author(row),
             }  # fmt: skip
             lines.append({key: value for key, value in line.items() if value is not None})
         write_bytes(out / f"{split}_manifest.jsonl", b"".join(_lines(lines)))

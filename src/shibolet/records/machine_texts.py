@@ -18,8 +18,8 @@ Kind = Literal["labelled", "corrected", "taken_back"]
 class MachineText:
     """What two hearers say of an utterance.
 
-    labelled    it had no text, and has the writer's
-    corrected   its text is not what both heard, and it has the writer's
+    labelled    it had no text, and has that of one of them
+    corrected   its text is not what both heard, and it has that of one of them
     taken_back  the audit flagged its text, the writer reads the same, and the text stays
     """
 
@@ -29,6 +29,7 @@ class MachineText:
     written: str  # by the writer
     heard: str  # by the listener
     disagreement: float  # letters that differ, of the text's
+    by: Literal["writer", "listener"] = "writer"  # whose text it has now
     given: str | None = None  # the text that it came with
 
     @property

@@ -15,8 +15,11 @@ from shibolet.audit.clip import AudioChange, clip_of
 from shibolet.audit.damage import BABBLE_VOICES, Original, Pool, Row, copies, cut_text, swapped
 from shibolet.errors import AudioError, DataError
 from shibolet.label.agreement import Tried, is_false_accept, letters_apart
+from shibolet.label.authors import Scored, as_listened, choose_authors
 from shibolet.label.config import clips_needed
+from shibolet.prepare.writing import ways_apart
 from shibolet.records.audited import Audited
+from shibolet.records.documents.labelled import Author
 from shibolet.records.files import hash_json, make_folder, write_bytes
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.runfolder import RunFolder
@@ -54,9 +57,10 @@ class Known:
 class TriedOn:
     """What the hearers made of them."""
 
-    texts: list[Tried]  # the writer's texts against the truth
+    authors: list[Author]  # whose texts train
+    texts: list[Tried]  # these texts against the truth
     damaged_texts: list[Tried]  # wrong texts of the data against the writer's; all wrong
-    against_truth: list[Audited]  # the writer's texts, with the truth as what was heard
+    against_truth: list[Audited]  # the texts that train, with the truth as what was heard
 
 
 def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]) -> Known:
@@ -83,7 +87,8 @@ def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]
     if unknown := [name for name in dict.fromkeys(hearers) if name not in trainings]:
         notes.append(
             f"What {' and '.join(unknown)} learned is not known here. If it was trained on them, it errs less there "
-            "than on new audio, and more false texts pass than the bound says."
+            "than on new audio: more false texts pass than the bound says, and its texts may train where the other "
+            "one's are better."
         )
     hours = sum(u.duration_s for u in passed) / 3600
     return Known(chosen, hours, hash_json([manifest_hash(chosen), round(hours, 5)]), tuple(notes))
@@ -135,7 +140,10 @@ def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
     both = [*(replace(u, text="") for u in truths), *(copy for copy, _ in copies_of)]
     said = [*(u.text for u in truths), *(text for _, text in copies_of)]
     origin = [*truths, *(u for u, (copy, _) in zip(truths, copies_of))]
-    rows = hearers.hear(both, hash_json([known.digest, "copies"]), "label: known texts")
+    heard = hearers.hear(both, hash_json([known.digest, "copies"]), "label: known texts")
+    authors = _authors(current, truths, heard[: len(truths)])
+    by_listener = {one.domain for one in authors if one.by == "listener"}
+    rows = [as_listened(row, language) if row.domain in by_listener else row for row in heard]
     texts = [
         Tried(
             clip=u.id,
@@ -145,13 +153,32 @@ def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
         )
         for u, truth, row in zip(origin, said, rows, strict=True)
     ]
-    untouched = rows[: len(truths)]
     against = [
         replace(row, hypothesis=u.text, cer=letters_apart(row.words, u.text, language))
-        for u, row in zip(truths, untouched, strict=True)
+        for u, row in zip(truths, rows)
         if not row.failure
     ]
-    return TriedOn(texts, _wrong_texts(current, truths, untouched), against)
+    return TriedOn(authors, texts, _wrong_texts(current, truths, heard[: len(truths)]), against)
+
+
+def _authors(current: Round, truths: Sequence[Utterance], rows: Sequence[Audited]) -> list[Author]:
+    """Whose text trains in each domain; the listener's nowhere where it writes otherwise than the data do."""
+    if current.recipe.label.texts_of == "writer":
+        return []
+    pairs = list(zip(truths, rows, strict=True))
+    clips = [
+        Scored(domain=row.domain, group=u.cluster, truth=u.text, written=row.text, heard=row.hypothesis)
+        for u, row in pairs
+    ]
+    found = []
+    for author in choose_authors(clips, get_language(current.recipe.language)):
+        own = [(u, row) for u, row in pairs if row.domain == author.domain]
+        data = [replace(u, source="the data") for u, _ in own]
+        said = [replace(u, source="the listener", text=row.hypothesis) for u, row in own]
+        if author.by == "listener" and (apart := ways_apart([*data, *said])):
+            author = author.model_copy(update={"by": "writer", "refusal": f"{'; '.join(apart)}"})
+        found.append(author)
+    return found
 
 
 def _wrong_texts(current: Round, truths: Sequence[Utterance], rows: Sequence[Audited]) -> list[Tried]:

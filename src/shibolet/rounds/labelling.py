@@ -1,19 +1,20 @@
 """Texts by machines: for audio without any, and for utterances of the training data that the audit flagged.
 
-Two hearers hear the same audio. Where they agree beyond a limit the text may train; the limit is calibrated on clips
-whose text is known and on damaged copies of them. What the writer writes again and again where something else is said
-is no text, however well the rest agrees.
+Two hearers hear the same audio. Where they agree beyond a limit the text of the one that hears better there may train;
+who that is, and the limit, are calibrated on clips whose text is known, the limit on damaged copies of them too. What
+one writes again and again where something else is said is no text, however well the rest agrees.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shibolet.errors import DataError
 from shibolet.label.agreement import choose_limit, letters_apart
+from shibolet.label.authors import as_listened
 from shibolet.records.audited import Audited, audited_hash
-from shibolet.records.documents.labelled import Flagged, Habit, Labelled, SourceLabels, Threshold
+from shibolet.records.documents.labelled import Author, Flagged, Habit, Labelled, SourceLabels, Threshold
 from shibolet.records.documents.prepared import Amount
 from shibolet.records.files import hash_json, make_folder
 from shibolet.records.ledger import LedgerLine, write_ledger
@@ -117,10 +118,11 @@ class _Labelling:
     hearers: "Hearers"
     by: Judged
     known: Known
+    authors: list[Author] = field(default_factory=list)
     agreement: Threshold | None = None
     given: Threshold | None = None
     habits: dict[tuple[str, str], Habit] = field(default_factory=dict)
-    by_truth: set[str] = field(default_factory=set)  # words that the writer writes where the truth has another
+    by_truth: set[str] = field(default_factory=set)  # words that are written where the truth has another
     texts: list[MachineText] = field(default_factory=list)
     pieces: list[Utterance] = field(default_factory=list)  # admitted
     lines: list[LedgerLine] = field(default_factory=list)
@@ -128,9 +130,10 @@ class _Labelling:
     flagged: Flagged | None = None
 
     def calibrate(self) -> None:
-        """The limits, and what of the writer's habits clips with a known text show."""
+        """Whose texts train, the limits, and what of their habits clips with a known text show."""
         config, language = self.current.recipe.label, self.current.recipe.language
         tried = try_on(self.current, self.hearers, self.known)
+        self.authors = tried.authors
         self.agreement = choose_limit(tried.texts, config.max_false_accept_pct)
         if config.flagged:
             self.given = choose_limit(tried.damaged_texts, config.max_false_accept_pct, of_all=True)
@@ -149,13 +152,17 @@ class _Labelling:
             raise DataError(f"label: a piece and an utterance of data.train both have the id '{twice[0]}'; rename one")
         flagged = self._flagged() if config.flagged else []
         digest = hash_json([current.data.digest, [[u.id, u.audio.start_s, u.audio.end_s] for u in [*found, *flagged]]])
-        rows = self.hearers.hear([*found, *flagged], digest, "label")
+        heard = self.hearers.hear([*found, *flagged], digest, "label")
+        rules = get_language(current.recipe.language)
+        rows = [as_listened(row, rules) if self._author(row) == "listener" else row for row in heard]
         self._add_habits(rows, "listener", current.recipe.language)
-        pieces, again = rows[: len(found)], rows[len(found) :]
-        refused = self._admit(found, pieces)
+        refused = self._admit(found, rows[: len(found)])
         self._report_sources(audio, found, lines, refused)
         if config.flagged:
-            self._hear_again(flagged, again)
+            self._hear_again(flagged, heard[len(found) :], rows[len(found) :])
+
+    def _author(self, row: Audited) -> Literal["writer", "listener"]:
+        return next((one.by for one in self.authors if one.domain == row.domain), "writer")
 
     def _flagged(self) -> list[Utterance]:
         """Utterances that the audit, and no person, calls low quality, and that are short enough to train whole.
@@ -178,7 +185,7 @@ class _Labelling:
             self.habits.setdefault((one.text, one.heard), Habit(confusion=one, by=by, refused=0))
 
     def _refusal(self, row: Audited) -> tuple[str, str] | None:
-        """Why a text of the writer's is not taken: a rule and its detail."""
+        """Why the text of a row is not taken: a rule and its detail."""
         from shibolet.audit.confusions import holds
 
         limit = self.agreement.limit
@@ -195,7 +202,7 @@ class _Labelling:
         if pair is None:
             return None
         self.habits[pair] = self.habits[pair].model_copy(update={"refused": self.habits[pair].refused + 1})
-        return "habit", f"the writer often writes '{pair[0]}' where '{pair[1]}' is said"
+        return "habit", f"the {self._author(row)} often writes '{pair[0]}' where '{pair[1]}' is said"
 
     def _admit(self, found: Sequence[Utterance], rows: Sequence[Audited]) -> dict[str, dict[str, list[float]]]:
         """Take pieces, those that agree best first, up to the share; seconds refused by source and rule."""
@@ -219,7 +226,7 @@ class _Labelling:
                 continue
             taken_s += piece.duration_s
             self.pieces.append(replace(piece, text=row.text))
-            self.texts.append(_text_of(row, "labelled", row.text))
+            self.texts.append(_text_of(row, "labelled", row.text, self._author(row)))
         return refused
 
     def _report_sources(
@@ -236,18 +243,19 @@ class _Labelling:
                 refused=dict(sorted(by_rule.items(), key=lambda item: (-item[1].utterances, item[0]))),
             )  # fmt: skip
 
-    def _hear_again(self, utterances: Sequence[Utterance], rows: Sequence[Audited]) -> None:
-        """Take back, correct, or leave to be dropped."""
+    def _hear_again(self, utterances: Sequence[Utterance], written: Sequence[Audited], rows: Sequence[Audited]) -> None:
+        """Take back what the writer confirms, as the audit's recogniser often is the listener; correct, or leave it."""
         recipe, corrected = self.current.recipe, []
         rules, taken_back = get_language(recipe.language), 0
-        for utterance, row in zip(utterances, rows, strict=True):
-            apart = letters_apart(rules.to_words(utterance.text).tokens, row.text, rules)
-            if self.given.limit is not None and row.failure is None and apart <= self.given.limit:
+        for utterance, by_writer, row in zip(utterances, written, rows, strict=True):
+            apart = letters_apart(rules.to_words(utterance.text).tokens, by_writer.text, rules)
+            if self.given.limit is not None and by_writer.failure is None and apart <= self.given.limit:
                 taken_back += 1
-                text = replace(_text_of(row, "taken_back", utterance.text), disagreement=apart)
+                text = replace(_text_of(by_writer, "taken_back", utterance.text, "writer"), disagreement=apart)
                 self.texts.append(replace(text, given=utterance.text))
             elif self._refusal(row) is None and row.cer <= recipe.label.max_corrected_disagreement:
-                corrected.append(replace(_text_of(row, "corrected", row.text), given=utterance.text))
+                text = _text_of(row, "corrected", row.text, self._author(row))
+                corrected.append(replace(text, given=utterance.text))
         most = int(recipe.label.max_corrected_share * len(self.current.data.utterances))
         corrected.sort(key=lambda text: (text.disagreement, hash_json(text.id)))
         self.texts += corrected[:most]
@@ -264,16 +272,19 @@ class _Labelling:
         write_ledger(folder / LEDGER, self.lines)
         found = Labelled(
             writer=writer, listener=listener, max_wer=config.max_wer, max_false_accept_pct=config.max_false_accept_pct,
-            agreement=self.agreement, given=self.given, habits=tuple(self.habits.values()), sources=self.sources,
-            flagged=self.flagged, sentence=_sentence(self), notes=tuple(self.known.notes),
+            authors=tuple(self.authors), agreement=self.agreement, given=self.given,
+            habits=tuple(self.habits.values()), sources=self.sources, flagged=self.flagged, sentence=_sentence(self),
+            notes=tuple(self.known.notes),
         )  # fmt: skip
         found.write(folder / DOCUMENT)
         self.current.tell(f"label: {found.sentence}")
 
 
-def _text_of(row: Audited, kind: str, text: str) -> MachineText:
+def _text_of(row: Audited, kind: str, text: str, by: Literal["writer", "listener"]) -> MachineText:
+    """What two hearers say of a row, the text of which is one's and the hypothesis the other's."""
+    written, heard = (row.hypothesis, row.text) if by == "listener" else (row.text, row.hypothesis)
     return MachineText(
-        id=row.id, kind=kind, text=text, written=row.text, heard=row.hypothesis, disagreement=row.cer or 0.0
+        id=row.id, kind=kind, text=text, written=written, heard=heard, disagreement=row.cer or 0.0, by=by
     )
 
 
@@ -292,6 +303,12 @@ def _sentence(found: _Labelling) -> str:
         )
     else:
         parts.append(f"A text passes where {_shown(limit)}.")
+        parts += [
+            f"In {one.domain} the listener's texts train: of words that are known it writes "
+            f"{one.listener_wer_pct:.1f}% wrong, the writer {one.writer_wer_pct:.1f}%."
+            for one in found.authors
+            if one.by == "listener"
+        ]
     if found.sources:
         given, admitted = (
             sum(getattr(one, name).hours for one in found.sources.values()) for name in ("given", "admitted")

@@ -1,6 +1,6 @@
 """`labelled/label.json`: texts that machines wrote, by how far two hearers agree, and what became of them."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from shibolet.records.documents.alignment import Confusion
 from shibolet.records.documents.base import Document, Part
@@ -24,10 +24,22 @@ class Threshold(Part):
     steps: tuple[Step, ...]
 
 
-class Habit(Part):
-    """A word that the writer writes where something else is said: no piece with it passes."""
+class Author(Part):
+    """Whose text trains in a domain, and why: word errors of both on its clips with a known text, as they are."""
 
-    confusion: Confusion  # text: what the writer writes; heard: what is heard or known to be said there
+    domain: str
+    clips: int
+    writer_wer_pct: float
+    listener_wer_pct: float
+    interval_points: tuple[float, float] | None  # of the listener's less the writer's; None: too few groups
+    by: Literal["writer", "listener"]
+    refusal: str | None = None  # why the listener's do not train though it hears better
+
+
+class Habit(Part):
+    """A word that stands in the texts that train where something else is said: no piece with it passes."""
+
+    confusion: Confusion  # text: what is written; heard: what the other one hears or is known to be said there
     by: str  # "listener": of the pieces; "truth": of clips with a known text
     refused: int  # pieces
 
@@ -52,17 +64,32 @@ class Flagged(Part):
 class Labelled(Document):
     """`labelled/label.json`."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
     REMEDY: ClassVar[str] = "'shibolet label RECIPE' makes it anew"
 
     writer: str
     listener: str
     max_wer: float
     max_false_accept_pct: float
-    agreement: Threshold  # between the writer's text and what the listener hears
+    authors: tuple[Author, ...]  # of the domains of which clips have a known text; elsewhere it is the writer
+    agreement: Threshold  # between the text that trains and what the other one hears
     given: Threshold | None  # between a text of the data and the writer's; None: no flagged utterance was heard
     habits: tuple[Habit, ...]
     sources: dict[str, SourceLabels]
     flagged: Flagged | None
     sentence: str
     notes: tuple[str, ...]
+
+    @property
+    def listeners_domains(self) -> tuple[str, ...]:
+        """Domains whose texts are the listener's."""
+        return tuple(one.domain for one in self.authors if one.by == "listener")
+
+    @property
+    def wrote(self) -> tuple[str, ...]:
+        """The models whose texts may train."""
+        return (self.writer, self.listener) if self.listeners_domains else (self.writer,)
+
+    def author(self, domain: str | None) -> str:
+        """The model whose texts train in a domain."""
+        return self.listener if (domain or "unknown") in self.listeners_domains else self.writer
