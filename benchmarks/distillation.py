@@ -186,7 +186,7 @@ def label(seed: int, args: argparse.Namespace, name: str) -> None:
     if name == DAMAGED:
         exchange(before, run, seed)
     changes = [
-        f"parent={before}", f"label.writer={demo_of(seed, args) / 'train' / 'final'}",
+        f"parent={before}", f"label.writer={demo_of(seed, args) / 'train' / 'final'}", "label.texts_of=writer",
         f"data.unlabelled=[{{name: free, manifest: {free_of(seed, args) / 'train' / 'free.jsonl'}}}]",
         "label.max_labelled_share=1000", "label.max_wer=0.3", "label.max_false_accept_pct=10",
     ]  # fmt: skip

@@ -7,8 +7,9 @@
 
 Prints one JSON line a result. `turns`: of each turn the share of what was kept that is damaged, good hours lost,
 texts that were corrected and are not what is said, and WER with the interval over seeds. `null`: whether a round
-"gained" over another of the same data whose seeds are others. `texts`: WER of the three and the share of the gain of
-having all texts that audio without them gives, false accepts against the bound. `habit`: of the places where the word
+"gained" over another of the same data whose seeds are others. `texts`: points of WER of the three and the share of the
+gain of having all texts that audio without them gives, of each corpus and of all; in which domains the listener's texts
+train, and false accepts against the bound. `habit`: of the places where the word
 is said, how many are written as the other, in the texts that train and on the test sets. `--small` is the smallest
 size that runs.
 """
@@ -187,7 +188,20 @@ def _accepted(run: RunFolder, truth: dict[str, str]) -> dict:
         one for one in passed if is_false_accept(truth[one.id.rsplit("-", 1)[0]], one.text, labelled.max_wer, HEBREW)
     ]
     bound = [step.upper_pct for step in labelled.agreement.steps if step.limit == labelled.agreement.limit]
-    return {"passed": len(passed), "false": len(false), "bound_pct": bound, "habits": len(labelled.habits)}
+    listeners = list(labelled.listeners_domains)
+    return {
+        "listeners_domains": listeners, "passed": len(passed), "false": len(false), "bound_pct": bound,
+        "habits": len(labelled.habits),
+    }  # fmt: skip
+
+
+def of_all_corpora(found: Sequence[dict]) -> dict:
+    """Of the mean points of the corpora: what all texts gain over a quarter, and how much of it audio without texts."""
+    arms = ("all", "quarter", "quarter_and_audio")
+    mean = {arm: sum(one[arm]["points"] for one in found) / len(found) for arm in arms}
+    possible, gained = (mean["quarter"] - mean[arm] for arm in ("all", "quarter_and_audio"))
+    share = 100 * gained / possible if possible else None
+    return {"part": "texts", "corpora": len(found), "mean_points": mean, "share_of_it_pct": share}
 
 
 def habit(corpus_seed: int, args: argparse.Namespace) -> Iterator[dict]:
@@ -238,13 +252,15 @@ def main(given: Sequence[str] | None = None) -> None:
         args.small = "turns" if args.part in ("turns", "null") else "texts"
     corpora = range(1, args.loops + 1) if args.part == "null" else args.corpora
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        gained = []
+        lines = []
         for found in pool.map(partial(run_job, part=args.part, args=args), corpora):
             for line in found:
-                gained.append(line.get("gained", False))
+                lines.append(line)
                 print(json.dumps(line, ensure_ascii=False), flush=True)
     if args.part == "null":
-        print(json.dumps({"part": "null", "loops": len(gained), "gained": sum(gained)}))
+        print(json.dumps({"part": "null", "loops": len(lines), "gained": sum(line["gained"] for line in lines)}))
+    if args.part == "texts":
+        print(json.dumps(of_all_corpora(lines)))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ def show_labelled(found: Labelled) -> None:
     if found.authors:
         table(
             "Whose texts train, by word errors on clips with a known text",
-            ["domain", " clips", " writer", " listener", " difference", "trains"],
+            ["domain", " clips", " writer", " listener", " by chance", "trains"],
             [
                 (one.domain, f"{one.clips:,}", f"{one.writer_wer_pct:.1f}%", f"{one.listener_wer_pct:.1f}%",
-                 "-" if one.interval_points is None else "{:+.1f} to {:+.1f}".format(*one.interval_points), one.by)
+                 f"{one.chance:.1%}" if one.listener_wer_pct < one.writer_wer_pct else "-", one.by)
                 for one in found.authors
             ],
         )  # fmt: skip

@@ -31,7 +31,7 @@ class Author(Part):
     clips: int
     writer_wer_pct: float
     listener_wer_pct: float
-    interval_points: tuple[float, float] | None  # of the listener's less the writer's; None: too few groups
+    chance: float  # of the listener being as much better if the two were alike
     by: Literal["writer", "listener"]
     refusal: str | None = None  # why the listener's do not train though it hears better
 
