@@ -1,6 +1,6 @@
 """Whether the numbers that decide hold: coverage, width, wrong verdicts, by simulation through the project's functions.
 
-    python benchmarks/verdicts.py [--part rates extend corrected review keep seeds] [--runs 2000] [--seed 0]
+    python benchmarks/verdicts.py [--part rates extend corrected review keep seeds labels] [--runs 2000] [--seed 0]
 
 Prints JSON: by part and cell what was measured, its bar and whether it holds, and the cells that miss. A cell that
 misses is measured again with 20,000 runs, and these decide.
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-PARTS = ("rates", "extend", "corrected", "review", "keep", "seeds")
+PARTS = ("rates", "extend", "corrected", "review", "keep", "seeds", "labels")
 
 
 def main() -> None:

@@ -91,9 +91,7 @@ def _labelled() -> Labelled:
     limits = Threshold(limit=0.05, clips=60, steps=(Step(limit=0.05, accepted=50, false_accepts=1, upper_pct=4.5),))
     confusion = Confusion(text="a", heard="b", count=3, occurrences=4, clusters=2)
     some = Amount(utterances=2, hours=0.01)
-    author = Author(
-        domain="d", clips=60, writer_wer_pct=30.0, listener_wer_pct=10.0, chance=0.001, by="listener"
-    )
+    author = Author(domain="d", clips=60, writer_wer_pct=30.0, listener_wer_pct=10.0, chance=0.001, by="listener")
     return Labelled(
         writer="a", listener="b", max_wer=0.2, max_false_accept_pct=5.0, authors=(author,), agreement=limits,
         given=None, habits=(Habit(confusion=confusion, by="truth", refused=1),),

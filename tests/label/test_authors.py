@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from shibolet.label.authors import EXACT, Scored, as_listened, chance_of, choose_authors
+from shibolet.label.authors import EXACT, Scored, as_trained, chance_of, choose_authors, lacking
 from shibolet.records.audited import Audited
+from shibolet.records.documents.labelled import Author
 from shibolet.speech.text import get_language
 
 ENGLISH = get_language("English")
+LISTENER = Author(domain="d", clips=9, writer_wer_pct=9.0, listener_wer_pct=1.0, chance=0.01, by="listener")
 TRUTH = "one two three four five six seven eight nine ten"
 
 
@@ -57,9 +59,20 @@ def test_one_recording_that_the_writer_misses_shows_nothing():
 
 
 def test_a_row_the_other_way_round():
-    turned = as_listened(row(), ENGLISH)
+    turned = as_trained(row(), LISTENER, ENGLISH)
     assert (turned.text, turned.hypothesis, turned.words) == ("one two six", "one two", ("one", "two", "six"))
     assert turned.cer == 3 / 9
-    assert as_listened(row(failure="undecodable"), ENGLISH).text == "one two"
-    silent = as_listened(row(hypothesis="..."), ENGLISH)
+    for author in (None, LISTENER.model_copy(update={"by": "writer"})):
+        assert as_trained(row(), author, ENGLISH) == row()
+    assert as_trained(row(failure="undecodable"), LISTENER, ENGLISH).text == "one two"
+    silent = as_trained(row(hypothesis="..."), LISTENER, ENGLISH)
     assert (silent.failure, silent.cer) == ("no_words", None), "a text of nothing is none"
+
+
+def test_the_listener_loses_what_no_text_of_the_data_has():
+    """Most data without marks have a recogniser that sets them; its words are of use all the same."""
+    assert lacking(["one two", "three"]) == ("marks", "capitals") and lacking(["One, two", "three"]) == ()
+    assert lacking(["אחת שתיים"]) == ("marks",), "Hebrew says nothing of capitals"
+    author = LISTENER.model_copy(update={"unwritten": ("marks", "capitals")})
+    turned = as_trained(row(hypothesis="One, two six."), author, ENGLISH)
+    assert (turned.text, turned.words, turned.cer) == ("one two six", ("one", "two", "six"), 3 / 9)

@@ -238,14 +238,19 @@ def test_where_the_listener_hears_better_its_texts_train(play, capsys):
     assert not found.authors and all(one.text == one.written == said[one.id][0] for one in texts.values())
 
 
-def test_a_better_listener_that_writes_otherwise_than_the_data_does_not_write(play):
+def test_a_better_listener_writes_as_the_data_do_or_not_at_all(play):
     """Its words are right, and the model would learn from it to set marks that the data do not have."""
     marked = {i: sentence(i).replace(" ", ", ") + "." for i in range(100)}
     said = {f"k{i}": (other_last_word(sentence(i), i), marked[i]) for i in range(100)}
     said |= {f"u{i}-0000": (other_last_word(sentence(i), i), marked[i]) for i in range(40)}
     found, texts, _ = play(said, ["label.max_labelled_share=2"])
+    assert (found.authors[0].by, found.authors[0].unwritten) == ("listener", ("marks",))
+    assert texts and {one.text for one in texts.values()} <= {sentence(i) for i in range(40)}
+    for i in range(100):
+        play.answers.truth[f"k{i}"] = f"{sentence(i)}."  # one mark a text, where the listener sets six
+    found, texts, _ = play(said, ["label.max_labelled_share=2"])
     [author] = found.authors
-    assert author.by == "writer" and author.chance < 0.01
+    assert (author.by, author.unwritten) == ("writer", ()) and author.chance < 0.01
     assert "write differently: punctuation marks a word" in author.refusal
     assert texts and all(one.text == said[one.id][0] and one.by == "writer" for one in texts.values())
 

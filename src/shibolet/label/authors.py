@@ -12,10 +12,11 @@ import numpy as np
 from shibolet.label.agreement import letters_apart
 from shibolet.label.config import LEVEL
 from shibolet.records.audited import Audited
-from shibolet.records.documents.labelled import Author
+from shibolet.records.documents.labelled import Author, Unwritten
 from shibolet.scoring.counts import count_words
 from shibolet.scoring.intervals import cluster_sums, differences, lengths
 from shibolet.speech.text import Language
+from shibolet.speech.text.marks import count_marks, without_marks
 
 EXACT = 14  # groups, of which all swaps are tried; of more so many
 DRAWS = 20_000
@@ -70,12 +71,30 @@ def chance_of(fewer: np.ndarray) -> float:
     return float((1 + ((1 - 2 * flips) @ fewer >= fewer.sum()).sum()) / (1 + DRAWS))
 
 
-def as_listened(row: Audited, language: Language) -> Audited:
-    """The row the other way round: the listener's text, and what the writer reads as what was heard."""
-    if row.failure is not None:
+def lacking(texts: Sequence[str]) -> tuple[Unwritten, ...]:
+    """What none of the texts has; of capitals texts without small letters say nothing."""
+    found: list[Unwritten] = [] if any(map(count_marks, texts)) else ["marks"]
+    letters = "".join(texts)
+    if letters != letters.upper() and letters == letters.lower():
+        found.append("capitals")
+    return tuple(found)
+
+
+def without(text: str, unwritten: Sequence[Unwritten]) -> str:
+    """The text as data would have it that lack these."""
+    text = without_marks(text) if "marks" in unwritten else text
+    return text.lower() if "capitals" in unwritten else text
+
+
+def as_trained(row: Audited, author: Author | None, language: Language) -> Audited:
+    """The row with the text that trains in its domain, None: the writer's.
+
+    The listener's is as the data write, and what the writer reads is the hypothesis then.
+    """
+    if row.failure is not None or author is None or author.by == "writer":
         return row
-    words = language.to_words(row.hypothesis).tokens
+    text = without(row.hypothesis, author.unwritten)
+    words = language.to_words(text).tokens
     if not words:
         return replace(row, failure="no_words", is_low_quality=True, cer=None)
-    apart = letters_apart(words, row.text, language)
-    return replace(row, text=row.hypothesis, words=words, hypothesis=row.text, cer=apart)
+    return replace(row, text=text, words=words, hypothesis=row.text, cer=letters_apart(words, row.text, language))

@@ -15,7 +15,7 @@ from shibolet.audit.clip import AudioChange, clip_of
 from shibolet.audit.damage import BABBLE_VOICES, Original, Pool, Row, copies, cut_text, swapped
 from shibolet.errors import AudioError, DataError
 from shibolet.label.agreement import Tried, is_false_accept, letters_apart
-from shibolet.label.authors import Scored, as_listened, choose_authors
+from shibolet.label.authors import Scored, as_trained, choose_authors, lacking, without
 from shibolet.label.config import clips_needed
 from shibolet.prepare.writing import ways_apart
 from shibolet.records.audited import Audited
@@ -142,8 +142,8 @@ def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
     origin = [*truths, *(u for u, (copy, _) in zip(truths, copies_of))]
     heard = hearers.hear(both, hash_json([known.digest, "copies"]), "label: known texts")
     authors = _authors(current, truths, heard[: len(truths)])
-    by_listener = {one.domain for one in authors if one.by == "listener"}
-    rows = [as_listened(row, language) if row.domain in by_listener else row for row in heard]
+    by_domain = {one.domain: one for one in authors}
+    rows = [as_trained(row, by_domain.get(row.domain), language) for row in heard]
     texts = [
         Tried(
             clip=u.id,
@@ -172,11 +172,14 @@ def _authors(current: Round, truths: Sequence[Utterance], rows: Sequence[Audited
     ]
     found = []
     for author in choose_authors(clips, get_language(current.recipe.language)):
-        own = [(u, row) for u, row in pairs if row.domain == author.domain]
-        data = [replace(u, source="the data") for u, _ in own]
-        said = [replace(u, source="the listener", text=row.hypothesis) for u, row in own]
-        if author.by == "listener" and (apart := ways_apart([*data, *said])):
-            author = author.model_copy(update={"by": "writer", "refusal": f"{'; '.join(apart)}"})
+        if author.by == "listener":
+            own = [(u, row) for u, row in pairs if row.domain == author.domain]
+            unwritten = lacking([u.text for u, _ in own])
+            data = [replace(u, source="the data") for u, _ in own]
+            said = [replace(u, source="the listener", text=without(row.hypothesis, unwritten)) for u, row in own]
+            author = author.model_copy(update={"unwritten": unwritten})
+            if apart := ways_apart([*data, *said]):
+                author = author.model_copy(update={"by": "writer", "refusal": "; ".join(apart)})
         found.append(author)
     return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from shibolet.errors import DataError
 from shibolet.label.agreement import choose_limit, letters_apart
-from shibolet.label.authors import as_listened
+from shibolet.label.authors import as_trained
 from shibolet.records.audited import Audited, audited_hash
 from shibolet.records.documents.labelled import Author, Flagged, Habit, Labelled, SourceLabels, Threshold
 from shibolet.records.documents.prepared import Amount
@@ -118,7 +118,7 @@ class _Labelling:
     hearers: "Hearers"
     by: Judged
     known: Known
-    authors: list[Author] = field(default_factory=list)
+    authors: dict[str, Author] = field(default_factory=dict)  # by domain
     agreement: Threshold | None = None
     given: Threshold | None = None
     habits: dict[tuple[str, str], Habit] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class _Labelling:
         """Whose texts train, the limits, and what of their habits clips with a known text show."""
         config, language = self.current.recipe.label, self.current.recipe.language
         tried = try_on(self.current, self.hearers, self.known)
-        self.authors = tried.authors
+        self.authors = {one.domain: one for one in tried.authors}
         self.agreement = choose_limit(tried.texts, config.max_false_accept_pct)
         if config.flagged:
             self.given = choose_limit(tried.damaged_texts, config.max_false_accept_pct, of_all=True)
@@ -154,7 +154,7 @@ class _Labelling:
         digest = hash_json([current.data.digest, [[u.id, u.audio.start_s, u.audio.end_s] for u in [*found, *flagged]]])
         heard = self.hearers.hear([*found, *flagged], digest, "label")
         rules = get_language(current.recipe.language)
-        rows = [as_listened(row, rules) if self._author(row) == "listener" else row for row in heard]
+        rows = [as_trained(row, self.authors.get(row.domain), rules) for row in heard]
         self._add_habits(rows, "listener", current.recipe.language)
         refused = self._admit(found, rows[: len(found)])
         self._report_sources(audio, found, lines, refused)
@@ -162,7 +162,7 @@ class _Labelling:
             self._hear_again(flagged, heard[len(found) :], rows[len(found) :])
 
     def _author(self, row: Audited) -> Literal["writer", "listener"]:
-        return next((one.by for one in self.authors if one.domain == row.domain), "writer")
+        return self.authors[row.domain].by if row.domain in self.authors else "writer"
 
     def _flagged(self) -> list[Utterance]:
         """Utterances that the audit, and no person, calls low quality, and that are short enough to train whole.
@@ -272,7 +272,7 @@ class _Labelling:
         write_ledger(folder / LEDGER, self.lines)
         found = Labelled(
             writer=writer, listener=listener, max_wer=config.max_wer, max_false_accept_pct=config.max_false_accept_pct,
-            authors=tuple(self.authors), agreement=self.agreement, given=self.given,
+            authors=tuple(self.authors.values()), agreement=self.agreement, given=self.given,
             habits=tuple(self.habits.values()), sources=self.sources, flagged=self.flagged, sentence=_sentence(self),
             notes=tuple(self.known.notes),
         )  # fmt: skip
@@ -306,7 +306,7 @@ def _sentence(found: _Labelling) -> str:
         parts += [
             f"In {one.domain} the listener's texts train: of words that are known it writes "
             f"{one.listener_wer_pct:.1f}% wrong, the writer {one.writer_wer_pct:.1f}%."
-            for one in found.authors
+            for one in found.authors.values()
             if one.by == "listener"
         ]
     if found.sources:

@@ -24,6 +24,9 @@ class Threshold(Part):
     steps: tuple[Step, ...]
 
 
+Unwritten = Literal["marks", "capitals"]
+
+
 class Author(Part):
     """Whose text trains in a domain, and why: word errors of both on its clips with a known text, as they are."""
 
@@ -33,6 +36,7 @@ class Author(Part):
     listener_wer_pct: float
     chance: float  # of the listener being as much better if the two were alike
     by: Literal["writer", "listener"]
+    unwritten: tuple[Unwritten, ...] = ()  # what the data do not have, and what the listener's texts lose
     refusal: str | None = None  # why the listener's do not train though it hears better
 
 

@@ -1,0 +1,63 @@
+"""Texts by machines: whether bounds on false accepts hold where the better hearer is chosen on the same clips.
+
+Two hearers are alike: each has its own difficulty in each recording, of one distribution, and a share of their errors
+in common. So whoever is chosen, the share of false accepts is the same, and the choice can only flatter the bound.
+"""
+
+import numpy as np
+
+from shibolet.label.agreement import LIMITS, Tried, choose_limit
+from shibolet.label.authors import chance_of
+from simulations.rates import decided
+
+WORDS, CLIPS, MAX_WER = 8, 10, 0.2  # of a clip, of a recording; as `label.max_wer`
+COMMON = 0.3  # of a hearer's errors, which the other makes too
+MANY = 40_000  # recordings of which the true shares are
+
+
+def hear(recordings: int, spread: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Words that each of the two has wrong [2, R, CLIPS, WORDS], and those that both write alike [R, CLIPS, WORDS]."""
+    mean = 0.15
+    rates = rng.beta(mean / spread, (1 - mean) / spread, (2, recordings))
+    common = rng.random((recordings, CLIPS, WORDS)) < COMMON * rates.min(axis=0)[:, None, None]
+    wrong = common | (rng.random((2, recordings, CLIPS, WORDS)) < rates[:, :, None, None])
+    return wrong, common | ~wrong.any(axis=0)
+
+
+def told(wrong: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of one hearer's texts [R, CLIPS]: the disagreement, and whether letting it pass would be a false accept."""
+    return 1 - alike.mean(axis=-1), wrong.sum(axis=-1) > MAX_WER * WORDS
+
+
+def bounds(recordings: int, spread: float, chooses: bool, runs: int, seed: int) -> dict[str, float]:
+    """Shares of runs in which all bounds hold, and in which the listener was chosen."""
+    wrong, alike = hear(MANY, spread, np.random.default_rng(seed))
+    apart, false = told(wrong[0], alike)
+    truth = [100 * false[apart <= limit].mean() for limit in LIMITS]
+    held = listened = 0
+    for run in range(runs):
+        wrong, alike = hear(recordings, spread, np.random.default_rng([seed, run]))
+        errors = wrong.sum(axis=(2, 3))
+        by = int(chooses and chance_of(errors[0] - errors[1]) <= 0.05)
+        listened += by
+        apart, false = told(wrong[by], alike)
+        tried = [
+            Tried(clip=f"{r}/{c}", group=str(r), disagreement=apart[r, c], is_wrong=bool(false[r, c]))
+            for r in range(recordings)
+            for c in range(CLIPS)
+        ]
+        held += all(real <= step.upper_pct for real, step in zip(truth, choose_limit(tried, 5.0).steps, strict=True))
+    return {"held": held / runs, "listener": listened / runs}
+
+
+def cells(runs: int, seed: int) -> dict[str, dict]:
+    """95% with the choice and without it."""
+    found = {}
+    for recordings in (10, 30):
+        for name, spread in (("alike", 0.02), ("far apart", 0.3)):
+            for who, chooses in (("always the writer", False), ("the better one", True)):
+                found[f"{recordings} recordings, {name}, {who}"] = decided(
+                    lambda n, world=(recordings, spread, chooses): bounds(*world, n, seed), runs,
+                    lambda cell: cell["held"] >= 0.95 and cell["listener"] <= 0.06, "held >= .95, listener <= .06",
+                )  # fmt: skip
+    return found
