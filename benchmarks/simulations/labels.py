@@ -6,8 +6,9 @@ in common. So whoever is chosen, the share of false accepts is the same, and the
 
 import numpy as np
 
-from shibolet.label.agreement import LIMITS, Tried, choose_limit
+from shibolet.label.agreement import Tried, choose_limit
 from shibolet.label.authors import chance_of
+from shibolet.label.config import LETTERS, SURPRISE
 from simulations.rates import decided
 
 WORDS, CLIPS, MAX_WER = 8, 10, 0.2  # of a clip, of a recording; as `label.max_wer`
@@ -29,20 +30,28 @@ def told(wrong: np.ndarray, alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 - alike.mean(axis=-1), wrong.sum(axis=-1) > MAX_WER * WORDS
 
 
+def surprise(apart: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Nats a token: the more words differ the more, and not in step with them."""
+    return 4 * apart * rng.gamma(4, 0.25, apart.shape)
+
+
 def bounds(recordings: int, spread: float, chooses: bool, runs: int, seed: int) -> dict[str, float]:
     """Shares of runs in which all bounds hold, and in which the listener was chosen."""
     wrong, alike = hear(MANY, spread, np.random.default_rng(seed))
     apart, false = told(wrong[0], alike)
-    truth = [100 * false[apart <= limit].mean() for limit in LIMITS]
+    scores = surprise(apart, np.random.default_rng([seed, MANY]))
+    truth = [100 * false[apart <= limit].mean() for limit in LETTERS]
+    truth += [100 * false[scores <= limit].mean() for limit in SURPRISE]
     held = listened = 0
     for run in range(runs):
-        wrong, alike = hear(recordings, spread, np.random.default_rng([seed, run]))
+        wrong, alike = hear(recordings, spread, rng := np.random.default_rng([seed, run]))
         errors = wrong.sum(axis=(2, 3))
         by = int(chooses and chance_of(errors[0] - errors[1]) <= 0.05)
         listened += by
         apart, false = told(wrong[by], alike)
+        scores = surprise(apart, rng)
         tried = [
-            Tried(clip=f"{r}/{c}", group=str(r), disagreement=apart[r, c], is_wrong=bool(false[r, c]))
+            Tried(f"{r}/{c}", str(r), apart[r, c], is_wrong=bool(false[r, c]), surprise=scores[r, c])
             for r in range(recordings)
             for c in range(CLIPS)
         ]

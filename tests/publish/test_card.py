@@ -21,7 +21,7 @@ from shibolet.publish.names import public_name
 from shibolet.recipe import load_recipe
 from shibolet.records.documents.comparison import Comparison, WithoutDoubtful
 from shibolet.records.documents.gate import GateVerdict
-from shibolet.records.documents.labelled import Labelled, Threshold
+from shibolet.records.documents.labelled import Author, Labelled, Threshold
 from shibolet.records.documents.prepared import Prepared
 from shibolet.records.documents.published import Reproduced
 from shibolet.records.documents.scores import Scores
@@ -125,10 +125,11 @@ def test_teacher_objectives_and_texts_by_machines_are_named(run, tmp_path):
     summary.model_copy(update={"train": train}).write(run.prepared / "summary.json")
     rows = {"duration_s": [3600.0, 1800.0, 1800.0], "text_by": ["labelled", "corrected", None]}
     pq.write_table(pa.table(rows), run.prepared / "train-00009.parquet")
+    author = Author(domain="phone", clips=9, writer_wer_pct=9, listener_wer_pct=1, chance=0.01, by="listener")
     Labelled(
         writer=str(tmp_path / "round2" / "train" / "final"), listener="org/model", max_wer=0.2, max_false_accept_pct=5,
-        authors=(), agreement=Threshold(limit=None, clips=0, steps=()), given=None, habits=(), sources={}, flagged=None,
-        sentence="", notes=(),
+        authors=(author,), agreement=Threshold(limit=None, clips=0, steps=()), given=None, habits=(), sources={},
+        flagged=None, sentence="", notes=(),
     ).write(run.labelled / "label.json")  # fmt: skip
     TeacherTexts(teacher="x", utterances=90, kept=7, left_out={}, wer=0.1).write(run.path / "teach" / "teach.json")
     card = card_of(
@@ -137,8 +138,9 @@ def test_teacher_objectives_and_texts_by_machines_are_named(run, tmp_path):
         config=CONFIG.model_copy(update={"licenses": {"synthetic": "cc0-1.0", "round3": "apache-2.0"}}),
     )  # fmt: skip
     assert (
-        "The text of 37.5% of these hours was written by a model, round2, and org/model heard the same: 1 utterances "
-        "(0.500 h) came with another text, 1 utterances (1.000 h) came without a text. No such text is in dev."
+        "The text of 37.5% of these hours was written by a model, round2, and org/model heard the same; the text is "
+        "that of the second in the domains phone: 1 utterances (0.500 h) came with another text, 1 utterances "
+        "(1.000 h) came without a text. No such text is in dev."
     ) in card
     assert "7 texts of the teacher trained beside the references of 90 utterances" in card
     assert "| A | the divergence from what the teacher expects at each token of the references |" in card

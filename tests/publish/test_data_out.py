@@ -16,7 +16,7 @@ from shibolet.errors import DataError
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
 from shibolet.publish.data import export_data
-from shibolet.records.documents.labelled import Labelled, Threshold
+from shibolet.records.documents.labelled import Author, Labelled, Threshold
 from shibolet.records.machine_texts import MachineText
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.utterance import AudioRef, Utterance
@@ -102,7 +102,7 @@ def test_who_wrote_a_text_leaves_with_it_and_a_model_is_named_without_its_path(t
         utterances.append(
             Utterance(
                 id=f"a{i}", audio=AudioRef(path=str(path)), text=f"שלום {i}", duration_s=1.0 + i / 100, source="mine",
-                speaker=f"s{i}",
+                speaker=f"s{i}", domain="phone" if i == 4 else None,
             )
         )  # fmt: skip
     kinds = {"a3": "labelled", "a4": "corrected", "a5": "taken_back"}
@@ -113,11 +113,12 @@ def test_who_wrote_a_text_leaves_with_it_and_a_model_is_named_without_its_path(t
     config = PrepareConfig(dev_frac=0.1, unheard="keep")
     run_prepare(utterances, {}, config=config, language="Hebrew", seed=0, out_dir=run.prepared, machine_texts=texts)
     limit = Threshold(limit=None, clips=0, steps=())
+    author = Author(domain="phone", clips=9, writer_wer_pct=9, listener_wer_pct=1, chance=0.01, by="listener")
     Labelled(
         writer=str(tmp_path / "round2" / "train" / "final"), listener="org/model", max_wer=0.2, max_false_accept_pct=5,
-        authors=(), agreement=limit, given=None, habits=(), sources={}, flagged=None, sentence="", notes=(),
+        agreement=limit, given=None, habits=(), sources={}, flagged=None, sentence="", notes=(), authors=(author,),
     ).write(run.labelled / "label.json")  # fmt: skip
-    expected = {"a3": ("labelled", "round2"), "a4": ("corrected", "round2"), "a5": ("data", None)}
+    expected = {"a3": ("labelled", "round2"), "a4": ("corrected", "org/model"), "a5": ("data", None)}
     export_data(run, tmp_path / "nemo", "nemo")
     lines = [json.loads(line) for line in (tmp_path / "nemo" / "train_manifest.jsonl").read_text().splitlines()]
     found = {line["id"]: (line["text_by"], line.get("text_model")) for line in lines}
@@ -129,7 +130,7 @@ def test_who_wrote_a_text_leaves_with_it_and_a_model_is_named_without_its_path(t
     assert {id: (custom[id]["text_by"], custom[id].get("text_model")) for id in expected} == expected
     export_data(run, tmp_path / "datasets", "datasets")
     card = (tmp_path / "datasets" / "README.md").read_text(encoding="utf-8")
-    assert "a model wrote the text, round2: 1 utterances (0.000 h) corrected, 1 utterances (0.000 h) labelled" in card
+    assert "wrote the text, round2 or org/model: 1 utterances (0.000 h) corrected, 1 utterances (0.000 h) label" in card
     assert str(tmp_path) not in card
 
 

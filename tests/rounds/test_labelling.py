@@ -1,6 +1,7 @@
 """Protects training from texts of machines that nobody confirmed, from a writer's habits, and dev from either."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from audit_documents import audited, gate_verdict
 from shibolet.cli.tables import show
 from shibolet.errors import DataError, RecipeError
 from shibolet.label.agreement import Tried, choose_limit
+from shibolet.label.authors import as_trained
 from shibolet.label.config import clips_needed
 from shibolet.prepare.config import PrepareConfig
 from shibolet.prepare.stage import run_prepare
@@ -57,6 +59,7 @@ class Answers:
 
     def __init__(self, truth: dict[str, str]) -> None:
         self.truth, self.said, self.asked = truth, {}, []
+        self.surprise: Callable[[str], float] | None = None  # nats a token, of a text by its id
         self.identities, self.decoding = ["writer", "listener"], {}
 
     def __call__(self, current, writer: str, listener: str) -> "Answers":
@@ -74,10 +77,16 @@ class Answers:
             row = audited(
                 u.id, source=u.source, recording=u.recording, speaker=u.speaker, text=text, words=words,
                 hypothesis=heard, cer=labelling.letters_apart(words, heard, rules), duration_s=u.duration_s,
-                failure=None if text else "no_words",
+                failure=None if text else "no_words", domain=u.domain or "unknown",
+                text_score=-self.surprise(u.id) if self.surprise else None,
             )  # fmt: skip
             rows.append(row)
         return rows
+
+    def in_turn(self, utterances, rows, authors, title: str) -> list[Audited]:
+        rules = labelling.get_language("Hebrew")
+        found = [as_trained(row, authors.get(row.domain), rules) for row in rows]
+        return [replace(row, text_score=-self.surprise(row.id) if self.surprise else None) for row in found]
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +121,14 @@ def play(tmp_path, monkeypatch, data):
         flagged: dict[str, str] | None = None,
         decision: str = "PROCEED",
         ids: dict[str, str] | None = None,
+        domain: Callable[[dict], str] = lambda row: "clean",
     ) -> tuple[Labelled, dict, Path]:
         answers.said = said
         for row in rows:
             row["text"] = (flagged or {}).get(row["id"], truth[row["id"]])
         for name, own in (("known", rows), ("free", free)):
-            write_jsonl(data / f"{name}.jsonl", [{**row, "id": (ids or {}).get(row["id"], row["id"])} for row in own])
+            named = [{**row, "id": (ids or {}).get(row["id"], row["id"]), "domain": domain(row)} for row in own]
+            write_jsonl(data / f"{name}.jsonl", named)
         recipe = load_recipe("demo", [
             f"data.train=[{{name: known, manifest: {data}/known.jsonl}}]",
             f"data.unlabelled=[{{name: free, manifest: {data}/free.jsonl}}]", "prepare.unheard=keep",
@@ -255,6 +266,72 @@ def test_a_better_listener_writes_as_the_data_do_or_not_at_all(play):
     assert texts and all(one.text == said[one.id][0] and one.by == "writer" for one in texts.values())
 
 
+def test_a_text_that_the_other_finds_likely_passes_however_much_it_writes_otherwise(play, capsys):
+    """What only the better one hears right is what teaches: by its letters all of it would be refused."""
+    apart = lambda i: sentence(i + 300)  # noqa: E731
+    said = {f"k{i}": (apart(i), sentence(i)) for i in range(100)}
+    said |= {f"u{i}-0000": (apart(i), sentence(i)) for i in range(40)}
+    play.answers.surprise = lambda id: 0.7 if id[0] in "ku" and id not in ("u3-0000", "u4-0000") else 2.5
+    found, texts, folder = play(said, ["label.max_labelled_share=2"])
+    assert (found.agreement.by, found.agreement.limit) == ("surprise", 2.0) and found.authors[0].by == "listener"
+    assert set(texts) == {f"u{i}-0000" for i in range(40)} - {"u3-0000", "u4-0000"}
+    assert all(one.text == said[one.id][1] and one.disagreement > 0.3 for one in texts.values())
+    lines = {line.id: line for line in read_ledger(folder.labelled / "ledger.jsonl")}
+    assert "the other one finds it 2.50 nats a token less likely, at most 2 may be" in lines["u3-0000"].detail
+    show(found)
+    assert "2 nats" in (shown := capsys.readouterr().out) and max(map(len, shown.splitlines())) <= 80
+    assert "at most 2 nats a token less likely than what it heard itself" in found.sentence
+
+
+def test_each_domain_has_its_author_and_its_habits(play):
+    """What one does in one domain is no fault of the other's texts elsewhere."""
+    said = {}
+    for i in range(100):
+        right, wrong = sentence(i), other_last_word(sentence(i), i)
+        said[f"k{i}"] = (wrong, right) if i < 50 else (right, wrong)
+    for i in range(50, 60):  # both have learned it, and the known texts tell
+        said[f"k{i}"] = (f"{sentence(i)} {HABIT}",) * 2
+        play.answers.truth[f"k{i}"] = f"{sentence(i)} {SAID}"
+    for i in range(40):
+        right, wrong = sentence(i), other_last_word(sentence(i), i)
+        said[f"u{i}-0000"] = (wrong, right) if i < 20 else (right, wrong)
+    said |= {f"u{i}-0000": (f"{sentence(i)} {HABIT}",) * 2 for i in (*range(10), *range(20, 30))}
+    found, texts, _ = play(
+        said, ["label.max_labelled_share=2", "label.calibration_clips=100"],
+        domain=lambda row: "phone" if int(row["id"][1:]) < (50 if row["id"][0] == "k" else 20) else "studio",
+    )  # fmt: skip
+    assert [(one.domain, one.by) for one in found.authors] == [("phone", "listener"), ("studio", "writer")]
+    assert found.listeners_domains == ("phone",) and found.author("phone") == found.listener
+    assert found.author("studio") == found.author(None) == found.writer
+    [habit] = found.habits
+    assert (habit.confusion.text, habit.by, habit.author, habit.refused) == (HABIT, "truth", "writer", 10)
+    for i in range(40):
+        if 20 <= i < 30:
+            assert f"u{i}-0000" not in texts
+        else:
+            one = texts[f"u{i}-0000"]
+            assert (one.text, one.by) == (said[one.id][i < 20], "listener" if i < 20 else "writer")
+
+
+def test_what_the_audit_flagged_counts_where_whose_text_trains_is_chosen(play):
+    """The listener flagged them as it misheard: without them two that are alike seem to be a better one and a worse."""
+    near = lambda i: other_last_word(sentence(i), i)  # noqa: E731
+    said = {f"k{i}": (near(i), sentence(i)) if i % 2 else (sentence(i), near(i)) for i in range(100)}
+    flagged = {f"k{i}": sentence(i) for i in range(0, 100, 2)}
+    [author] = play(said, ["label.calibration_clips=100"], flagged)[0].authors
+    assert author.writer_wer_pct == pytest.approx(author.listener_wer_pct, abs=1.0)
+    assert author.by == "writer" and 95 <= author.clips <= 100
+    known = play.answers.asked[-2]
+    assert {f"copy/k{i}" for i in range(1, 100, 2)} <= set(known) and "copy/k2" not in known, "no limit is from these"
+
+
+def test_where_the_writer_is_silent_the_listener_is_not_blamed(play):
+    """It was not asked about these: they are no evidence of either."""
+    said = {f"k{i}": ("", "") if i % 2 else (other_last_word(sentence(i), i), sentence(i)) for i in range(100)}
+    [author] = play(said)[0].authors
+    assert (author.by, author.listener_wer_pct) == ("listener", 0.0) and author.clips < 30
+
+
 def test_what_was_flagged_is_taken_back_by_the_writer_alone(play):
     """The listener of most recipes is the recogniser whose hearing flagged it: it cannot take that back."""
     flagged = {f"k{i}": sentence(i) for i in range(90, 95)}  # the text is right, and the listener is not
@@ -262,7 +339,7 @@ def test_what_was_flagged_is_taken_back_by_the_writer_alone(play):
     said |= {f"k{i}": (sentence(i), sentence(i + 300)) for i in range(90, 95)}
     found, texts, _ = play(said, ["label.flagged=true"], flagged)
     assert found.authors[0].by == "listener" and found.flagged.taken_back == 5
-    assert {id: texts[id].by for id in flagged} == dict.fromkeys(flagged, "writer")
+    assert {id: texts[id].by for id in flagged} == dict.fromkeys(flagged), "the text is the data's own"
 
 
 def test_wrong_texts_of_known_clips_close_the_way(play):

@@ -19,8 +19,8 @@ def show_labelled(found: Labelled) -> None:
         )  # fmt: skip
         for one in found.authors:
             if one.refusal:
-                OUT.print(f"In {one.domain} the listener hears better, but {one.refusal}.", markup=False)
-    _limits("Texts that train, by letters that differ from what the other one hears", found.agreement)
+                OUT.print(f"{one.domain}: the listener hears better, but {one.refusal}.", markup=False)
+    _limits("Texts that train, by letters that differ or by how unlikely the other finds them", found.agreement)
     if found.given is not None:
         _limits("Damaged texts, by letters that differ from what the writer reads", found.given)
     rows = []
@@ -48,8 +48,9 @@ def _limits(title: str, threshold: Threshold) -> None:
         title,
         [" limit", " pass", " false", " at most", ""],
         [
-            (f"{step.limit:.0%}", f"{step.accepted:,}", f"{step.false_accepts:,}", f"{step.upper_pct:.1f}%",
-             "chosen" if step.limit == threshold.limit else "")
+            (f"{step.limit:.0%}" if step.by == "letters" else f"{step.limit:g} nats",
+             f"{step.accepted:,}", f"{step.false_accepts:,}", f"{step.upper_pct:.1f}%",
+             "chosen" if (step.limit, step.by) == (threshold.limit, threshold.by) else "")
             for step in threshold.steps
         ],
     )  # fmt: skip

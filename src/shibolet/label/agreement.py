@@ -1,7 +1,9 @@
 """How far two hearers have to agree before a text of theirs may train, from clips whose text is known.
 
-Which limit is the loosest that shows few false accepts is chosen among a few, so the bounds of all of them hold
-together (Bonferroni): the choice does not flatter the one that is chosen. Clips of one speaker or recording, and a clip
+They agree where they write the same letters, or where one finds the other's text nearly as likely as its own: it may
+write something else and know better when it is told. Which limit shows few false accepts and lets most right texts pass
+is chosen among a few, so the bounds of all of them hold together (Bonferroni): the choice does not flatter the one that
+is chosen. Clips of one speaker or recording, and a clip
 and its damaged copy, share their fate: the count behind a bound is one of clips, less by the design effect of groups.
 """
 
@@ -10,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shibolet.label.config import LEVEL, LIMITS
-from shibolet.records.documents.labelled import Step, Threshold
+from shibolet.label.config import LETTERS, LEVEL, NUM_LIMITS, SURPRISE
+from shibolet.records.audited import Audited
+from shibolet.records.documents.labelled import By, Step, Threshold
 from shibolet.scoring.counts import count_chars, count_words
 from shibolet.scoring.intervals import cluster_sums
 from shibolet.scoring.rates import clopper_pearson
@@ -28,25 +31,34 @@ class Tried:
     group: str  # who speaks, or the recording
     disagreement: float  # 0: letter by letter the same
     is_wrong: bool  # letting it pass would be a false accept
+    surprise: float | None = None  # nats a token; None: nobody can tell
 
 
 def choose_limit(tried: Sequence[Tried], max_false_accept_pct: float, *, of_all: bool = False) -> Threshold:
-    """The loosest of `LIMITS` whose share of false accepts is shown to be at most this.
+    """Of the limits whose share of false accepts is shown to be at most this the one that most right texts pass.
 
     The share is of what passes; `of_all`: of everything that was tried, which then is all wrong.
     """
-    steps = tuple(_step(tried, limit, of_all) for limit in LIMITS)
-    passing = [step.limit for step in steps if step.upper_pct <= max_false_accept_pct]
-    return Threshold(limit=max(passing, default=None), clips=len({one.clip for one in tried}), steps=steps)
+    steps = [_step(tried, "letters", limit, of_all) for limit in LETTERS]
+    if tried and all(one.surprise is not None for one in tried):
+        steps += [_step(tried, "surprise", limit, of_all) for limit in SURPRISE]
+    passing = [step for step in steps if step.upper_pct <= max_false_accept_pct]
+    best = max(
+        passing, key=lambda one: (one.accepted - one.false_accepts, one.by == "letters", one.limit), default=None
+    )
+    return Threshold(
+        limit=best and best.limit, by=best.by if best else "letters", clips=len({one.clip for one in tried}),
+        steps=tuple(steps),
+    )  # fmt: skip
 
 
-def _step(tried: Sequence[Tried], limit: float, of_all: bool) -> Step:
-    passed = [one for one in tried if one.disagreement <= limit]
-    false_accepts = sum(one.is_wrong for one in passed)
-    counted = tried if of_all else passed
-    is_false = np.array([one.is_wrong and one.disagreement <= limit for one in counted], dtype=float)
+def _step(tried: Sequence[Tried], by: By, limit: float, of_all: bool) -> Step:
+    passes = np.array([(one.disagreement if by == "letters" else one.surprise) <= limit for one in tried], dtype=bool)
+    wrong = np.array([one.is_wrong for one in tried], dtype=bool)
+    counted = [one for one, is_in in zip(tried, passes) if is_in or of_all]
+    is_false = (wrong & passes)[passes | of_all].astype(float)
     return Step(
-        limit=limit, accepted=len(passed), false_accepts=false_accepts,
+        limit=limit, by=by, accepted=int(passes.sum()), false_accepts=int(is_false.sum()),
         upper_pct=round(100 * _upper(is_false, [one.group for one in counted], [one.clip for one in counted]), 3),
     )  # fmt: skip
 
@@ -56,7 +68,7 @@ def _upper(is_false: np.ndarray, groups: Sequence[str], clips: Sequence[str]) ->
     if not len(is_false):
         return 1.0
     rate = float(is_false.mean())
-    level = 1 - 2 * (1 - LEVEL) / len(LIMITS)  # two-sided, of which the upper end is used
+    level = 1 - 2 * (1 - LEVEL) / NUM_LIMITS  # two-sided, of which the upper end is used
     return clopper_pearson(rate, len(set(clips)) / _design_effect(is_false, groups, rate), level)[1]
 
 
@@ -68,6 +80,11 @@ def _design_effect(is_false: np.ndarray, groups: Sequence[str], rate: float) -> 
     spread = cluster_sums(is_false - rate, groups)
     variance = float((spread**2).sum()) * len(sizes) / (len(sizes) - 1)
     return max(1.0, variance / (len(is_false) * rate * (1 - rate)))
+
+
+def surprise(row: Audited) -> float | None:
+    """Nats a token by which the other hearer finds a row's text less likely than what it heard; None: not known."""
+    return None if row.text_score is None else max(0.0, -row.text_score)
 
 
 def letters_apart(words: Sequence[str], heard: str, language: Language) -> float:

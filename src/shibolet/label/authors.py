@@ -17,6 +17,7 @@ from shibolet.scoring.counts import count_words
 from shibolet.scoring.intervals import cluster_sums, differences, lengths
 from shibolet.speech.text import Language
 from shibolet.speech.text.marks import count_marks, without_marks
+from shibolet.speech.text.rules import has_words
 
 EXACT = 14  # groups, of which all swaps are tried; of more so many
 DRAWS = 20_000
@@ -27,7 +28,7 @@ class Scored:
     """A clip as it is, with its text and what both made of it."""
 
     domain: str
-    group: str  # who speaks, or the recording
+    group: str  # of a speaker or recording, and all that are connected with it
     truth: str
     written: str
     heard: str
@@ -67,12 +68,14 @@ def chance_of(fewer: np.ndarray) -> float:
     if len(fewer) <= EXACT:
         flips = (np.arange(2 ** len(fewer))[:, None] >> np.arange(len(fewer))) & 1
         return float(((1 - 2 * flips) @ fewer >= fewer.sum()).mean())
-    flips = np.random.default_rng(0).integers(0, 2, (DRAWS, len(fewer)))
-    return float((1 + ((1 - 2 * flips) @ fewer >= fewer.sum()).sum()) / (1 + DRAWS))
+    rng, sums = np.random.default_rng(0), np.zeros(DRAWS)
+    for one in fewer:
+        sums += one * (1 - 2 * rng.integers(0, 2, DRAWS))
+    return float((1 + (sums >= fewer.sum()).sum()) / (1 + DRAWS))
 
 
 def lacking(texts: Sequence[str]) -> tuple[Unwritten, ...]:
-    """What none of the texts has; of capitals texts without small letters say nothing."""
+    """What none of the texts has. Whether they lack capitals shows where they have small letters."""
     found: list[Unwritten] = [] if any(map(count_marks, texts)) else ["marks"]
     letters = "".join(texts)
     if letters != letters.upper() and letters == letters.lower():
@@ -94,7 +97,8 @@ def as_trained(row: Audited, author: Author | None, language: Language) -> Audit
     if row.failure is not None or author is None or author.by == "writer":
         return row
     text = without(row.hypothesis, author.unwritten)
-    words = language.to_words(text).tokens
-    if not words:
+    words = language.to_words(text)
+    if not words.num_verifiable or not has_words(text):  # as of any text that is to be checked
         return replace(row, failure="no_words", is_low_quality=True, cer=None)
-    return replace(row, text=text, words=words, hypothesis=row.text, cer=letters_apart(words, row.text, language))
+    apart = letters_apart(words.tokens, row.text, language)
+    return replace(row, text=text, words=words.tokens, hypothesis=row.text, cer=apart, text_score=None)

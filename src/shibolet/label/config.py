@@ -8,13 +8,15 @@ from pydantic import Field, model_validator
 from shibolet.errors import RecipeError
 from shibolet.records.config import Config
 
-LIMITS = (0.0, 0.02, 0.05, 0.10, 0.15, 0.20, 0.30)  # of the disagreement
+LETTERS = (0.0, 0.05, 0.15, 0.30)  # limits on the share of letters in which two hearers differ
+SURPRISE = (0.5, 1.0, 2.0)  # nats a token: by how much less likely one finds the text than what it heard itself
+NUM_LIMITS = len(LETTERS) + len(SURPRISE)
 LEVEL = 0.95  # of the bounds of all limits together
 
 
 def clips_needed(max_false_accept_pct: float) -> int:
     """With fewer clips no limit can show so few false accepts, even where every clip passes and none is one."""
-    return math.ceil(math.log((1 - LEVEL) / len(LIMITS)) / math.log(1 - max_false_accept_pct / 100))
+    return math.ceil(math.log((1 - LEVEL) / NUM_LIMITS) / math.log(1 - max_false_accept_pct / 100))
 
 
 class LabelConfig(Config):

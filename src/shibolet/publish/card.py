@@ -100,7 +100,7 @@ def _by_machines(run: RunFolder) -> str | None:
     hearers = Labelled.read(path) if path.is_file() else None
     names = f", {public_name(hearers.writer)}, and {public_name(hearers.listener)} heard the same" if hearers else ""
     if hearers and hearers.listeners_domains:
-        names += f"; in {', '.join(hearers.listeners_domains)} the text is that of the second"
+        names += f"; the text is that of the second in the domains {', '.join(hearers.listeners_domains)}"
     return f"The text of {share:.1f}% of these hours was written by a model{names}: {kinds}."
 
 

@@ -29,7 +29,7 @@ class MachineText:
     written: str  # by the writer
     heard: str  # by the listener
     disagreement: float  # letters that differ, of the text's
-    by: Literal["writer", "listener"] = "writer"  # whose text it has now
+    by: Literal["writer", "listener"] | None = "writer"  # whose text it has now; None: the one that it came with
     given: str | None = None  # the text that it came with
 
     @property

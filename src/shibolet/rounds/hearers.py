@@ -4,7 +4,7 @@ What either heard is kept, so that a run that was cut off goes on: the listener'
 the writer's in `labelled/heard/`, so many utterances together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 from shibolet.audit.clip import clip_of
 from shibolet.audit.hearing import Listener
 from shibolet.errors import DataError
+from shibolet.label.authors import as_trained
 from shibolet.records.audited import Audited
+from shibolet.records.documents.labelled import Author
 from shibolet.records.files import hash_json, make_folder, write_jsonl
 from shibolet.records.reading import read_lines
 from shibolet.records.utterance import Utterance
@@ -62,7 +64,8 @@ class Hearers:
         return config.identity(exclude=NOT_OF_A_SET | {"servers", "context"})
 
     def hear(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[Audited]:
-        """Of each utterance the writer's text and, as its hypothesis, what the listener heard; `cer` is between them.
+        """Of each utterance the writer's text and, as its hypothesis, what the listener heard; `cer` is between them,
+        and `text_score` how much less likely the listener finds the text.
 
         `digest` is a hash of all that the utterances are. A text without a word that could be checked is a failure.
         """
@@ -87,9 +90,36 @@ class Hearers:
                     words=rules.to_words(utterance.text).tokens,
                     hypothesis=evidence.hypothesis if evidence else "",
                     cer=evidence.signals.cer if evidence and evidence.signals else None,
+                    text_score=evidence.signals.text_score if evidence and evidence.signals else None,
                 )
             )  # fmt: skip
         return rows
+
+    def in_turn(
+        self, utterances: Sequence[Utterance], rows: Sequence[Audited], authors: Mapping[str, Author], title: str
+    ) -> list[Audited]:
+        """The rows of `hear` with the texts that train; to those that are the listener's the writer listens in turn."""
+        current, rules = self._current, get_language(self._current.recipe.language)
+        found = [as_trained(row, authors.get(row.domain), rules) for row in rows]
+        clips = {}
+        for utterance, row in zip(utterances, found, strict=True):
+            is_turned = row.domain in authors and authors[row.domain].by == "listener" and row.failure is None
+            if is_turned and (clip := clip_of(replace(utterance, text=row.text), rules)):
+                clips[row.id] = clip
+        if not clips:
+            return found
+        back = Listener(
+            None, current.recogniser(self._writer), current.folder.audit() / "heard", load, current.recipe.audit,
+            current.recipe.language, current.executor,
+        )  # fmt: skip
+        with current.track(f"{title}: listen in turn") as progress:
+            heard = back.hear(list(clips.values()), progress)
+        tell_lost(current, back)
+        return [
+            replace(row, text_score=signals.text_score)
+            if row.id in clips and (signals := heard[row.id].signals) else row
+            for row in found
+        ]  # fmt: skip
 
     def _write(self, utterances: Sequence[Utterance], digest: str, title: str) -> list[Written]:
         """What is written of each; the writer is not loaded where all texts are on disk."""

@@ -4,7 +4,8 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ from shibolet.audit.audio_changes import Babble, Clipping, Noise, NoSpeech, Reve
 from shibolet.audit.clip import AudioChange, clip_of
 from shibolet.audit.damage import BABBLE_VOICES, Original, Pool, Row, copies, cut_text, swapped
 from shibolet.errors import AudioError, DataError
-from shibolet.label.agreement import Tried, is_false_accept, letters_apart
-from shibolet.label.authors import Scored, as_trained, choose_authors, lacking, without
+from shibolet.label.agreement import Tried, is_false_accept, letters_apart, surprise
+from shibolet.label.authors import Scored, choose_authors, lacking, without
 from shibolet.label.config import clips_needed
 from shibolet.prepare.writing import ways_apart
 from shibolet.records.audited import Audited
 from shibolet.records.documents.labelled import Author
 from shibolet.records.files import hash_json, make_folder, write_bytes
+from shibolet.records.groups import connected, keys_of
 from shibolet.records.manifest import manifest_hash
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.runs import prepared_of
@@ -32,7 +34,7 @@ from shibolet.speech.audio import encode_flac, load
 from shibolet.speech.text import get_language
 
 if TYPE_CHECKING:
-    from shibolet.prepare.verdicts import ReviewedRows
+    from shibolet.prepare.verdicts import Reviewed, ReviewedRows
     from shibolet.rounds.hearers import Hearers
 
 SILENT = NoSpeech("noise")  # nobody speaks: any text is a false accept
@@ -48,6 +50,7 @@ class Known:
     """Clips that the limits are calibrated on, and how much of the training data has a text that passed the audit."""
 
     utterances: list[Utterance]
+    flagged: list[Utterance]  # that the audit flagged among them; whose texts train is chosen on both together
     hours_with_text: float
     digest: str
     notes: tuple[str, ...]  # sentences
@@ -68,11 +71,17 @@ def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]
 
     DataError where these are too few to show what the recipe asks for: before anything is heard.
     """
-    recipe, passed = current.recipe, passed_audit(current, verdicts)
-    passed.sort(key=lambda u: hashlib.sha256(f"{recipe.seed}/{u.id}".encode()).digest())
+    recipe = current.recipe
+    passed, flagged = passed_audit(current, verdicts), _flagged_by_audit(current, verdicts)
+    for own in (passed, flagged):
+        own.sort(key=lambda u: _place(u, recipe.seed))
     trainings = {name: found for name in dict.fromkeys(hearers) if (found := _trainings(name))}
     is_known = _is_known([one for found in trainings.values() for one in found])
     chosen = list(islice((u for u in passed if not is_known(u)), recipe.label.calibration_clips))
+    among: list[Utterance] = []
+    if chosen and recipe.label.texts_of == "better":
+        last = _place(chosen[-1], recipe.seed)
+        among = [u for u in takewhile(lambda u: _place(u, recipe.seed) < last, flagged) if not is_known(u)]
     if len(chosen) < (needed := clips_needed(recipe.label.max_false_accept_pct)):
         trained = f", and {' and '.join(trainings)} learned the others" if len(chosen) < len(passed) else ""
         raise DataError(
@@ -91,16 +100,36 @@ def known_texts(current: Round, verdicts: "ReviewedRows", hearers: Sequence[str]
             "one's are better."
         )
     hours = sum(u.duration_s for u in passed) / 3600
-    return Known(chosen, hours, hash_json([manifest_hash(chosen), round(hours, 5)]), tuple(notes))
+    digest = hash_json([manifest_hash(chosen), round(hours, 5), *([manifest_hash(among)] if among else [])])
+    return Known(chosen, among, hours, digest, tuple(notes))
+
+
+def _place(utterance: Utterance, seed: int) -> bytes:
+    """In an order that is random, and the same of every subset."""
+    return hashlib.sha256(f"{seed}/{utterance.id}".encode()).digest()
 
 
 def passed_audit(current: Round, verdicts: "ReviewedRows") -> list[Utterance]:
     """Utterances whose own text counts as the truth: the audit let it pass, no person gave another, and it is short."""
+    return [u for u, one in _judged(current, verdicts) if not one.is_low_quality and one.review != "bad"]
+
+
+def _flagged_by_audit(current: Round, verdicts: "ReviewedRows") -> list[Utterance]:
+    """As short, and flagged by the audit and by no person.
+
+    The audit's recogniser is most often the listener: where it mishears, it flags. Among the rest alone it would seem
+    to hear better than it does.
+    """
+    return [u for u, one in _judged(current, verdicts) if one.is_low_quality and one.review is None]
+
+
+def _judged(current: Round, verdicts: "ReviewedRows") -> list[tuple[Utterance, "Reviewed"]]:
+    """Short utterances with a text of their own that the audit could judge."""
     language, most_s = get_language(current.recipe.language), current.recipe.label.max_piece_s
     found, corrected = verdicts.among([u.id for u in current.data.utterances]), verdicts.corrected
     return [
-        u for u in current.data.utterances
-        if (one := found.get(u.id)) and not one.is_low_quality and not one.row.failure and one.review != "bad"
+        (u, one) for u in current.data.utterances
+        if (one := found.get(u.id)) and not one.row.failure
         and u.id not in corrected and u.duration_s <= most_s and clip_of(u, language)
     ]  # fmt: skip
 
@@ -138,17 +167,22 @@ def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
     truths = known.utterances
     copies_of = _damaged(current, truths)
     both = [*(replace(u, text="") for u in truths), *(copy for copy, _ in copies_of)]
+    both += [replace(u, text="") for u in known.flagged]
     said = [*(u.text for u in truths), *(text for _, text in copies_of)]
     origin = [*truths, *(u for u, (copy, _) in zip(truths, copies_of))]
     heard = hearers.hear(both, hash_json([known.digest, "copies"]), "label: known texts")
-    authors = _authors(current, truths, heard[: len(truths)])
+    flagged = heard[len(said) :]
+    authors = _authors(current, [*truths, *known.flagged], [*heard[: len(truths)], *flagged])
     by_domain = {one.domain: one for one in authors}
-    rows = [as_trained(row, by_domain.get(row.domain), language) for row in heard]
+    rows = hearers.in_turn(both[: len(said)], heard[: len(said)], by_domain, "label: known texts")
+    # One clip that nobody could score must not forbid to count by scores.
+    is_scored = any(surprise(row) is not None for row in rows)
     texts = [
         Tried(
             clip=u.id,
             group=u.cluster,
-            disagreement=2.0 if row.failure or row.cer is None else row.cer,
+            disagreement=inf if row.failure or row.cer is None else row.cer,
+            surprise=(inf if row.failure or surprise(row) is None else surprise(row)) if is_scored else None,
             is_wrong=is_false_accept(truth, row.text, config.max_wer, language),
         )
         for u, truth, row in zip(origin, said, rows, strict=True)
@@ -162,13 +196,17 @@ def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
 
 
 def _authors(current: Round, truths: Sequence[Utterance], rows: Sequence[Audited]) -> list[Author]:
-    """Whose text trains in each domain; the listener's nowhere where it writes otherwise than the data do."""
+    """Whose text trains in each domain; the listener's nowhere where it writes otherwise than the data do.
+
+    What only one of the two was asked about, or could hear, says nothing of them.
+    """
     if current.recipe.label.texts_of == "writer":
         return []
-    pairs = list(zip(truths, rows, strict=True))
+    pairs = [(u, row) for u, row in zip(truths, rows, strict=True) if row.failure is None]
+    groups = connected([keys_of(f"id {u.id}", u.recording, u.speaker) for u, _ in pairs])
     clips = [
-        Scored(domain=row.domain, group=u.cluster, truth=u.text, written=row.text, heard=row.hypothesis)
-        for u, row in pairs
+        Scored(domain=row.domain, group=group, truth=u.text, written=row.text, heard=row.hypothesis)
+        for group, (u, row) in zip(groups, pairs, strict=True)
     ]
     found = []
     for author in choose_authors(clips, get_language(current.recipe.language)):
@@ -195,7 +233,7 @@ def _wrong_texts(current: Round, truths: Sequence[Utterance], rows: Sequence[Aud
         Tried(
             clip=copy.utterance, group=groups[copy.utterance], is_wrong=True,
             disagreement=letters_apart(copy.words, written[copy.utterance].text, language)
-            if copy.utterance in written else 2.0,
+            if copy.utterance in written else inf,
         )
         for own in made.values()
         for copy in own

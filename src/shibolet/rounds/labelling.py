@@ -8,11 +8,11 @@ one writes again and again where something else is said is no text, however well
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from shibolet.errors import DataError
-from shibolet.label.agreement import choose_limit, letters_apart
-from shibolet.label.authors import as_trained
+from shibolet.label.agreement import choose_limit, letters_apart, surprise
 from shibolet.records.audited import Audited, audited_hash
 from shibolet.records.documents.labelled import Author, Flagged, Habit, Labelled, SourceLabels, Threshold
 from shibolet.records.documents.prepared import Amount
@@ -30,6 +30,8 @@ from shibolet.speech.text import get_language
 
 if TYPE_CHECKING:  # it imports the audit
     from shibolet.rounds.hearers import Hearers
+
+Who = Literal["writer", "listener"]
 
 DOCUMENT, MANIFEST, TEXTS, LEDGER = "label.json", "manifest.jsonl", "texts.jsonl", "ledger.jsonl"
 
@@ -121,8 +123,7 @@ class _Labelling:
     authors: dict[str, Author] = field(default_factory=dict)  # by domain
     agreement: Threshold | None = None
     given: Threshold | None = None
-    habits: dict[tuple[str, str], Habit] = field(default_factory=dict)
-    by_truth: set[str] = field(default_factory=set)  # words that are written where the truth has another
+    habits: dict[Who, dict[tuple[str, str], Habit]] = field(default_factory=lambda: {"writer": {}, "listener": {}})
     texts: list[MachineText] = field(default_factory=list)
     pieces: list[Utterance] = field(default_factory=list)  # admitted
     lines: list[LedgerLine] = field(default_factory=list)
@@ -138,7 +139,6 @@ class _Labelling:
         if config.flagged:
             self.given = choose_limit(tried.damaged_texts, config.max_false_accept_pct, of_all=True)
         self._add_habits(tried.against_truth, "truth", language)
-        self.by_truth = {written for (written, _), habit in self.habits.items() if habit.by == "truth"}
 
     def label(self, audio: list[Utterance], unread: list[LedgerLine]) -> None:
         """Decide on pieces without text and on flagged utterances; the habits are those of both together."""
@@ -153,15 +153,18 @@ class _Labelling:
         flagged = self._flagged() if config.flagged else []
         digest = hash_json([current.data.digest, [[u.id, u.audio.start_s, u.audio.end_s] for u in [*found, *flagged]]])
         heard = self.hearers.hear([*found, *flagged], digest, "label")
-        rules = get_language(current.recipe.language)
-        rows = [as_trained(row, self.authors.get(row.domain), rules) for row in heard]
+        rows = self.hearers.in_turn([*found, *flagged], heard, self.authors, "label")
         self._add_habits(rows, "listener", current.recipe.language)
         refused = self._admit(found, rows[: len(found)])
         self._report_sources(audio, found, lines, refused)
         if config.flagged:
             self._hear_again(flagged, heard[len(found) :], rows[len(found) :])
 
-    def _author(self, row: Audited) -> Literal["writer", "listener"]:
+    def _apart(self, row: Audited) -> float | None:
+        """How far the two are apart, in what the limit is on."""
+        return row.cer if self.agreement.by == "letters" else surprise(row)
+
+    def _author(self, row: Audited) -> Who:
         return self.authors[row.domain].by if row.domain in self.authors else "writer"
 
     def _flagged(self) -> list[Utterance]:
@@ -181,8 +184,9 @@ class _Labelling:
     def _add_habits(self, rows: Sequence[Audited], by: str, language: str) -> None:
         from shibolet.audit.confusions import confusions
 
-        for one in confusions(rows, language)[0]:
-            self.habits.setdefault((one.text, one.heard), Habit(confusion=one, by=by, refused=0))
+        for who, habits in self.habits.items():
+            for one in confusions([row for row in rows if self._author(row) == who], language)[0]:
+                habits.setdefault((one.text, one.heard), Habit(confusion=one, by=by, refused=0, author=who))
 
     def _refusal(self, row: Audited) -> tuple[str, str] | None:
         """Why the text of a row is not taken: a rule and its detail."""
@@ -193,16 +197,25 @@ class _Labelling:
             return row.failure, "nothing was heard in it that could be a text"
         if limit is None:
             return "no_limit", "no limit on the disagreement is shown to let few false texts pass"
-        if row.cer is None or row.cer > limit:
-            apart = "" if row.cer is None else f"{row.cer:.1%} of the letters differ, at most {limit:.0%} may: "
-            return "hearers_differ", f"{apart}'{row.text[:60]}' and '{row.hypothesis[:60]}'"
-        pair = holds(row, self.habits, self.current.recipe.language)
-        if pair is None and (known := self.by_truth.intersection(row.words)):
-            pair = next(pair for pair in self.habits if pair[0] == min(known))
+        apart = self._apart(row)
+        if apart is None or apart > limit:
+            if apart is None:
+                said = ""
+            elif self.agreement.by == "letters":
+                said = f"{apart:.1%} of the letters differ, at most {limit:.0%} may: "
+            else:
+                said = f"the other one finds it {apart:.2f} nats a token less likely, at most {limit:g} may be: "
+            return "hearers_differ", f"{said}'{row.text[:60]}' and '{row.hypothesis[:60]}'"
+        who = self._author(row)
+        habits = self.habits[who]
+        pair = holds(row, habits, self.current.recipe.language)
+        if pair is None:  # both may have learned what known texts tell
+            known = sorted(pair for pair, one in habits.items() if one.by == "truth" and pair[0] in row.words)
+            pair = known[0] if known else None
         if pair is None:
             return None
-        self.habits[pair] = self.habits[pair].model_copy(update={"refused": self.habits[pair].refused + 1})
-        return "habit", f"the {self._author(row)} often writes '{pair[0]}' where '{pair[1]}' is said"
+        habits[pair] = habits[pair].model_copy(update={"refused": habits[pair].refused + 1})
+        return "habit", f"the {who} often writes '{pair[0]}' where '{pair[1]}' is said"
 
     def _admit(self, found: Sequence[Utterance], rows: Sequence[Audited]) -> dict[str, dict[str, list[float]]]:
         """Take pieces, those that agree best first, up to the share; seconds refused by source and rule."""
@@ -220,7 +233,7 @@ class _Labelling:
                 fit.append((piece, row))
         most_s = self.current.recipe.label.max_labelled_share * self.known.hours_with_text * 3600
         taken_s, is_full = 0.0, False
-        for piece, row in sorted(fit, key=lambda pair: (pair[1].cer, hash_json(pair[0].id))):
+        for piece, row in sorted(fit, key=lambda pair: (self._apart(pair[1]), pair[1].cer, hash_json(pair[0].id))):
             if is_full := is_full or taken_s + piece.duration_s > most_s:  # a shorter one agrees less
                 refuse(piece, "over_share", f"{most_s / 3600:.3f} h of such pieces may train, others agree as well")
                 continue
@@ -251,8 +264,10 @@ class _Labelling:
             apart = letters_apart(rules.to_words(utterance.text).tokens, by_writer.text, rules)
             if self.given.limit is not None and by_writer.failure is None and apart <= self.given.limit:
                 taken_back += 1
-                text = replace(_text_of(by_writer, "taken_back", utterance.text, "writer"), disagreement=apart)
+                text = replace(_text_of(by_writer, "taken_back", utterance.text, None), disagreement=apart)
                 self.texts.append(replace(text, given=utterance.text))
+            elif row.text == utterance.text:
+                continue  # nothing to correct, and no limit by which to take it back
             elif self._refusal(row) is None and row.cer <= recipe.label.max_corrected_disagreement:
                 text = _text_of(row, "corrected", row.text, self._author(row))
                 corrected.append(replace(text, given=utterance.text))
@@ -273,22 +288,28 @@ class _Labelling:
         found = Labelled(
             writer=writer, listener=listener, max_wer=config.max_wer, max_false_accept_pct=config.max_false_accept_pct,
             authors=tuple(self.authors.values()), agreement=self.agreement, given=self.given,
-            habits=tuple(self.habits.values()), sources=self.sources, flagged=self.flagged, sentence=_sentence(self),
-            notes=tuple(self.known.notes),
+            habits=tuple(chain(*(own.values() for own in self.habits.values()))), sources=self.sources,
+            flagged=self.flagged, sentence=_sentence(self), notes=tuple(self.known.notes),
         )  # fmt: skip
         found.write(folder / DOCUMENT)
         self.current.tell(f"label: {found.sentence}")
 
 
-def _text_of(row: Audited, kind: str, text: str, by: Literal["writer", "listener"]) -> MachineText:
-    """What two hearers say of a row, the text of which is one's and the hypothesis the other's."""
+def _text_of(row: Audited, kind: str, text: str, by: Who | None) -> MachineText:
+    """What two hearers say of a row, whose text is the writer's unless it is `by` the listener."""
     written, heard = (row.hypothesis, row.text) if by == "listener" else (row.text, row.hypothesis)
     return MachineText(
         id=row.id, kind=kind, text=text, written=written, heard=heard, disagreement=row.cer or 0.0, by=by
     )
 
 
-_shown: Callable[[float], str] = lambda limit: f"at most {limit:.0%} of the letters differ"  # noqa: E731
+_where: Callable[[str], str] = lambda domain: f"In {domain}" if domain != "unknown" else "Where no domain is named"  # noqa: E731
+
+
+def _shown(threshold: Threshold) -> str:
+    if threshold.by == "letters":
+        return f"at most {threshold.limit:.0%} of the letters differ"
+    return f"the other model finds it at most {threshold.limit:g} nats a token less likely than what it heard itself"
 
 
 def _sentence(found: _Labelling) -> str:
@@ -302,9 +323,9 @@ def _sentence(found: _Labelling) -> str:
             f"{config.max_false_accept_pct:g}% false accepts (the lowest upper end is {best:.1f}%)."
         )
     else:
-        parts.append(f"A text passes where {_shown(limit)}.")
+        parts.append(f"A text passes where {_shown(found.agreement)}.")
         parts += [
-            f"In {one.domain} the listener's texts train: of words that are known it writes "
+            f"{_where(one.domain)} the listener's texts train: of words that are known it writes "
             f"{one.listener_wer_pct:.1f}% wrong, the writer {one.writer_wer_pct:.1f}%."
             for one in found.authors.values()
             if one.by == "listener"

@@ -6,20 +6,26 @@ from shibolet.records.documents.alignment import Confusion
 from shibolet.records.documents.base import Document, Part
 from shibolet.records.documents.prepared import Amount
 
+# Letters that differ, of the letters of the text; or nats a token by which the other one finds the text less likely
+# than what it heard itself.
+By = Literal["letters", "surprise"]
+
 
 class Step(Part):
     """What clips with a known text say of one limit on the disagreement, damaged copies among them."""
 
-    limit: float  # letters that differ, of the letters of the text
+    limit: float
+    by: By = "letters"
     accepted: int
     false_accepts: int
     upper_pct: float  # end of the one-sided interval of their share; all steps together hold with 95%
 
 
 class Threshold(Part):
-    """The loosest limit of which few false accepts are shown."""
+    """Of the limits of which few false accepts are shown the one that most right texts pass."""
 
     limit: float | None  # None: no limit is shown to be good enough, and nothing passes
+    by: By = "letters"
     clips: int  # that were judged
     steps: tuple[Step, ...]
 
@@ -41,11 +47,12 @@ class Author(Part):
 
 
 class Habit(Part):
-    """A word that stands in the texts that train where something else is said: no piece with it passes."""
+    """A word that one of the two writes where something else is said: no piece with that text of its passes."""
 
     confusion: Confusion  # text: what is written; heard: what the other one hears or is known to be said there
-    by: str  # "listener": of the pieces; "truth": of clips with a known text
+    by: str  # "listener": of the pieces, by what the other one hears; "truth": of clips with a known text
     refused: int  # pieces
+    author: Literal["writer", "listener"] = "writer"  # whose habit it is
 
 
 class SourceLabels(Part):
@@ -68,14 +75,13 @@ class Flagged(Part):
 class Labelled(Document):
     """`labelled/label.json`."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 1
     REMEDY: ClassVar[str] = "'shibolet label RECIPE' makes it anew"
 
     writer: str
     listener: str
     max_wer: float
     max_false_accept_pct: float
-    authors: tuple[Author, ...]  # of the domains of which clips have a known text; elsewhere it is the writer
     agreement: Threshold  # between the text that trains and what the other one hears
     given: Threshold | None  # between a text of the data and the writer's; None: no flagged utterance was heard
     habits: tuple[Habit, ...]
@@ -83,6 +89,7 @@ class Labelled(Document):
     flagged: Flagged | None
     sentence: str
     notes: tuple[str, ...]
+    authors: tuple[Author, ...] = ()  # of the domains of which clips have a known text; elsewhere it is the writer
 
     @property
     def listeners_domains(self) -> tuple[str, ...]:
