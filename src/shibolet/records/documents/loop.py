@@ -19,7 +19,7 @@ class Turn(Part):
     train_hours: float | None
     machine_hours: float | None  # of these with a text that a machine wrote
     flagged: Flagged | None  # None: this turn heard no flagged utterance again
-    habits: int  # words that the writer writes for another, which were kept out
+    habits: int  # words that one of the hearers writes for another, which were kept out
     points: float | None
     points_by_seed: tuple[float, ...]  # each against the mean of the round before
     interval_points: Ends | None  # with the variance between seeds; all turns hold together with 95%
