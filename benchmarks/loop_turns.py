@@ -34,9 +34,12 @@ from shibolet.records.documents.labelled import Labelled
 from shibolet.records.documents.loop import Loop
 from shibolet.records.files import read_jsonl, write_jsonl
 from shibolet.records.machine_texts import read_texts
+from shibolet.records.manifest import read_manifest
 from shibolet.records.runfolder import RunFolder
 from shibolet.records.shards import read_shard
+from shibolet.records.utterance import Utterance
 from shibolet.rounds.loop import do_loop
+from shibolet.rounds.unlabelled import whole_of
 from shibolet.scoring.rows import groups_of
 from shibolet.scoring.seeds import seeds_difference
 from shibolet.speech.text import get_language
@@ -168,7 +171,7 @@ def texts(corpus_seed: int, args: argparse.Namespace) -> Iterator[dict]:
         }
         found = {arm: one.result() for arm, one in making.items()}
     points = {arm: one["points"] for arm, one in found.items()}
-    accepted = _accepted(RunFolder(args.out / f"texts-{corpus_seed}-quarter_and_audio" / "turn1"), spoken(corpus))
+    accepted = _accepted(RunFolder(args.out / f"texts-{corpus_seed}-quarter_and_audio" / "turn1"), corpus)
     possible, gained = (points["quarter"] - points[arm] for arm in ("all", "quarter_and_audio"))
     share = 100 * gained / possible if possible else None
     yield {"corpus": corpus_seed, **found, **accepted, "gain_of_texts_points": possible, "share_of_it_pct": share}
@@ -180,19 +183,24 @@ def with_texts(recipe: Recipe, folder: Path, args: argparse.Namespace) -> dict:
     return {"points": turn.points, "by_seed": turn.points_by_seed, "machine_hours": turn.machine_hours}
 
 
-def _accepted(run: RunFolder, truth: dict[str, str]) -> dict:
+def _accepted(run: RunFolder, corpus: Path) -> dict:
     """False accepts among the texts that passed, beside what calibration says that there are at most."""
     labelled = Labelled.read(run.labelled / "label.json")
-    passed = [one for one in read_texts(run.labelled / "texts.jsonl") if one.kind == "labelled"]
-    false = [
-        one for one in passed if is_false_accept(truth[one.id.rsplit("-", 1)[0]], one.text, labelled.max_wer, HEBREW)
-    ]
-    bound = [step.upper_pct for step in labelled.agreement.steps if step.limit == labelled.agreement.limit]
-    listeners = list(labelled.listeners_domains)
+    words = {one.id: one.words for one in read_truth(corpus)}
+    pieces = read_manifest(run.labelled / "manifest.jsonl")
+    false = [one for one in pieces if is_false_accept(_said_in(one, words), one.text, labelled.max_wer, HEBREW)]
+    limit = labelled.agreement
+    [bound] = [step.upper_pct for step in limit.steps if (step.by, step.limit) == (limit.by, limit.limit)]
     return {
-        "listeners_domains": listeners, "passed": len(passed), "false": len(false), "bound_pct": bound,
-        "habits": len(labelled.habits),
+        "listeners_domains": labelled.listeners_domains, "limit": [limit.by, limit.limit], "passed": len(pieces),
+        "false": len(false), "bound_pct": bound, "habits": len(labelled.habits),
     }  # fmt: skip
+
+
+def _said_in(piece: Utterance, words: dict[str, Sequence[tuple[str, float, float]]]) -> str:
+    """The words whose middle lies in a piece of an utterance."""
+    start, end = piece.audio.start_s, piece.audio.end_s
+    return " ".join(word for word, from_s, to_s in words[whole_of(piece.id)] if start <= (from_s + to_s) / 2 <= end)
 
 
 def of_all_corpora(found: Sequence[dict]) -> dict:
