@@ -165,7 +165,7 @@ def try_on(current: Round, hearers: "Hearers", known: Known) -> TriedOn:
     """Hear each clip as it is and once damaged, and compare with what is known."""
     language, config = get_language(current.recipe.language), current.recipe.label
     truths = known.utterances
-    copies_of = _damaged(current, truths)
+    copies_of = damaged(current, truths)
     both = [*(replace(u, text="") for u in truths), *(copy for copy, _ in copies_of)]
     both += [replace(u, text="") for u in known.flagged]
     said = [*(u.text for u in truths), *(text for _, text in copies_of)]
@@ -240,7 +240,7 @@ def _wrong_texts(current: Round, truths: Sequence[Utterance], rows: Sequence[Aud
     ]  # fmt: skip
 
 
-def _damaged(current: Round, truths: Sequence[Utterance]) -> list[tuple[Utterance, str]]:
+def damaged(current: Round, truths: Sequence[Utterance]) -> list[tuple[Utterance, str]]:
     """A damaged copy of each clip as a file that both hear, and what is said in it."""
     folder = current.folder.labelled / "calibration"
     make_folder(folder)
