@@ -22,7 +22,7 @@ def clips_needed(max_false_accept_pct: float) -> int:
 class LabelConfig(Config):
     """Who writes texts for audio, who listens to them again, and how much of what they agree on may train."""
 
-    writer: str | None = None  # a Qwen3-ASR or Whisper that writes texts; null: `models.base`
+    writer: str | None = None  # a model of a family that trains; it writes texts; null: `models.base`
     # A second model that hears the same audio, as for `audit.recogniser`; null: `audit.recogniser`
     listener: str | None = None
     # Whose texts train. better: the listener's in each domain in which known texts show that it hears better and writes
