@@ -46,8 +46,12 @@ class Hearers:
     def __init__(self, current: Round, writer: str, listener: str) -> None:
         self._current, self._writer = current, writer
         self.writer_identity = current.identity(writer)
-        self._listener = Listener(
-            None, current.recogniser(listener), current.folder.audit() / "heard", load, current.recipe.audit,
+        self._listener = self._listening(listener)
+
+    def _listening(self, model: str) -> Listener:
+        current = self._current
+        return Listener(
+            None, current.recogniser(model), current.folder.audit() / "heard", load, current.recipe.audit,
             current.recipe.language, current.executor,
         )  # fmt: skip
 
@@ -108,10 +112,7 @@ class Hearers:
                 clips[row.id] = clip
         if not clips:
             return found
-        back = Listener(
-            None, current.recogniser(self._writer), current.folder.audit() / "heard", load, current.recipe.audit,
-            current.recipe.language, current.executor,
-        )  # fmt: skip
+        back = self._listening(self._writer)
         with current.track(f"{title}: listen in turn") as progress:
             heard = back.hear(list(clips.values()), progress)
         tell_lost(current, back)
